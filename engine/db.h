@@ -30,7 +30,10 @@ struct DbOptions {
   u64 memory_bytes = kGiB;
   // Open although another owner may still be alive; it will be fenced.
   bool takeover = false;
-  format::Owner owner;
+  format::Owner owner;  // of this process
+  // Whether the owner that the last manifest names ran on this machine and boot and is gone, so
+  // that its term can be taken without asking. Without an answer here it may be alive.
+  std::function<bool(const format::Owner&)> owner_is_gone;
 
   u32 uploads_max = 8;                        // W: log objects in flight
   Duration batch_age = 5s;                    // an open batch is sealed at this age at the latest
