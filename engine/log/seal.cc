@@ -1,0 +1,69 @@
+#include "engine/log/seal.h"
+
+#include <algorithm>
+#include <bit>
+
+namespace zerofs::log {
+
+Sealer::Sealer(SealInput input, SealedBatch& batch)
+    : input_(input),
+      batch_(batch),
+      cipher_(input.keys, input.salt, format::log_name(input.term, Seq{batch.seq}), input.random),
+      segment_(lsm::log_segment(input.term, Seq{batch.seq})) {}
+
+bool Sealer::step() {
+  if (!started_) {
+    started_ = true;
+    std::sort(batch_.items.begin(), batch_.items.end(), [](const auto& a, const auto& b) {
+      return std::tie(a.object, a.chunk) < std::tie(b.object, b.chunk);
+    });
+    batch_.object.reserve(batch_.pages.size() * (kPageBytes + 32) + 64 * kKiB);
+    // A layer first erases, then overlays; everything in `items` is newer than the erases here.
+    batch_.erased.for_each([&](const lsm::ErasedRange& range) { builder_.erase(range); });
+  }
+  const u64 begin = batch_.object.size();
+  u64 plain_bytes = 0;
+  while (next_item_ < batch_.items.size()) {
+    if (plain_bytes >= kStepBytes || batch_.object.size() - begin >= kStepBytes) return false;
+    const SealedBatch::Item& item = batch_.items[next_item_++];
+    add_item(item);
+    plain_bytes += u64{kPageBytes} * static_cast<u32>(std::popcount(item.data)) + 256;
+  }
+  finish();
+  return true;
+}
+
+void Sealer::add_item(const SealedBatch::Item& item) {
+  if (item.zero != 0) builder_.add_empty(item.object, item.chunk, item.zero, lsm::RunKind::zero);
+  if (item.hole != 0) builder_.add_empty(item.object, item.chunk, item.hole, lsm::RunKind::hole);
+  const std::byte* pages[kPagesPerFrameMax];
+  u32 next_page = item.first_page;
+  for (u32 left = item.data; left != 0;) {
+    const u32 first = static_cast<u32>(std::countr_zero(left));
+    const u32 run = static_cast<u32>(std::countr_one(left >> first));
+    const u32 count = std::min(run, kPagesPerFrameMax);
+    for (u32 i = 0; i < count; ++i) pages[i] = input_.slab.data(batch_.pages[next_page++]);
+    const lsm::FramePointer frame =
+        format::seal_frame(cipher_, {pages, count}, static_cast<u8>(first), input_.compression,
+                           batch_.object);
+    const u32 mask = ((1u << count) - 1) << first;
+    builder_.add_data(item.object, item.chunk, mask, segment_, frame);
+    left &= ~mask;
+  }
+}
+
+void Sealer::finish() {
+  for (lsm::MetaEntry& entry : batch_.meta) {
+    builder_.put_meta(std::move(entry.key), std::move(entry.value));
+  }
+  auto layer = std::make_shared<lsm::Layer>(std::move(builder_).build());
+  const format::LogFooter footer{.term = input_.term,
+                                 .seq = Seq{batch_.seq},
+                                 .durable_end = input_.durable_end,
+                                 .data_bytes = batch_.object.size()};
+  format::finish_log_object(cipher_, *layer, footer, input_.compression, batch_.object);
+  batch_.layer = std::move(layer);
+  batch_.object_bytes = batch_.object.size();
+}
+
+}  // namespace zerofs::log
