@@ -5,6 +5,7 @@
 
 #include <map>
 
+#include "engine/base/runtime.h"
 #include "engine/cache/page_cache.h"
 #include "engine/log/erased_set.h"
 
@@ -44,7 +45,7 @@ struct SealedBatch {
   std::vector<Item> items;                // by (object, chunk) once sorted by the seal
   std::vector<cache::PageIndex> pages;    // one reference each
   ErasedSet erased;
-  std::vector<lsm::MetaEntry> meta;       // sorted
+  std::vector<lsm::MetaEntry> meta;       // sorted; readable while the seal runs
   bool urgent = false;                    // a flush waits for it
 
   // Filled in by the seal.

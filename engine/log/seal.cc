@@ -53,14 +53,13 @@ void Sealer::add_item(const SealedBatch::Item& item) {
 }
 
 void Sealer::finish() {
-  for (lsm::MetaEntry& entry : batch_.meta) {
-    builder_.put_meta(std::move(entry.key), std::move(entry.value));
-  }
+  for (const lsm::MetaEntry& entry : batch_.meta) builder_.put_meta(entry.key, entry.value);
   auto layer = std::make_shared<lsm::Layer>(std::move(builder_).build());
   const format::LogFooter footer{.term = input_.term,
                                  .seq = Seq{batch_.seq},
                                  .durable_end = input_.durable_end,
-                                 .data_bytes = batch_.object.size()};
+                                 .data_bytes = batch_.object.size(),
+                                 .layer = {}};
   format::finish_log_object(cipher_, *layer, footer, input_.compression, batch_.object);
   batch_.layer = std::move(layer);
   batch_.object_bytes = batch_.object.size();
