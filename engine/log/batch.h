@@ -11,6 +11,9 @@
 
 namespace zerofs::log {
 
+// W: log objects in flight at most, of any writer of this format. Recovery relies on it: an object
+// this far above the end of a log proves that something below it was acknowledged.
+constexpr u32 kUploadsMax = 8;
 // What goes into a batch before it must be sealed.
 constexpr u32 kBatchChunksMax = 4096;
 constexpr u32 kBatchErasesMax = 4096;
@@ -42,7 +45,7 @@ struct SealedBatch {
   };
 
   u64 seq = 0;
-  std::vector<Item> items;                // by (object, chunk) once sorted by the seal
+  std::vector<Item> items;                // in no order; unchanged from here on
   std::vector<cache::PageIndex> pages;    // one reference each
   ErasedSet erased;
   std::vector<lsm::MetaEntry> meta;       // sorted; readable while the seal runs

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <numeric>
 
 namespace zerofs::log {
 
@@ -14,8 +15,11 @@ Sealer::Sealer(SealInput input, SealedBatch& batch)
 bool Sealer::step() {
   if (!started_) {
     started_ = true;
-    std::sort(batch_.items.begin(), batch_.items.end(), [](const auto& a, const auto& b) {
-      return std::tie(a.object, a.chunk) < std::tie(b.object, b.chunk);
+    order_.resize(batch_.items.size());
+    std::iota(order_.begin(), order_.end(), 0);
+    std::ranges::sort(order_, {}, [&](u32 index) {
+      const SealedBatch::Item& item = batch_.items[index];
+      return std::pair(item.object, item.chunk);
     });
     batch_.object.reserve(batch_.pages.size() * (kPageBytes + 32) + 64 * kKiB);
     // A layer first erases, then overlays; everything in `items` is newer than the erases here.
@@ -23,9 +27,9 @@ bool Sealer::step() {
   }
   const u64 begin = batch_.object.size();
   u64 plain_bytes = 0;
-  while (next_item_ < batch_.items.size()) {
+  while (next_item_ < order_.size()) {
     if (plain_bytes >= kStepBytes || batch_.object.size() - begin >= kStepBytes) return false;
-    const SealedBatch::Item& item = batch_.items[next_item_++];
+    const SealedBatch::Item& item = batch_.items[order_[next_item_++]];
     add_item(item);
     plain_bytes += u64{kPageBytes} * static_cast<u32>(std::popcount(item.data)) + 256;
   }

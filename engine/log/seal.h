@@ -36,6 +36,7 @@ class Sealer {
   format::ObjectCipher cipher_;
   lsm::LayerBuilder builder_;
   lsm::SegmentId segment_;
+  std::vector<u32> order_;  // of the items, by (object, chunk); others may read the batch meanwhile
   std::size_t next_item_ = 0;
   bool started_ = false;
 };
