@@ -41,6 +41,8 @@ class Random {
   }
 };
 
+class Mailbox;
+
 // CPU work for the worker pool. `run` happens on a worker and may touch only what the job owns or
 // what is immutable; `finish` happens afterwards on the thread of the executor that submitted it.
 // The owner keeps the job alive until `finish` was called; `finish` may delete it.
@@ -48,7 +50,15 @@ struct Job {
   virtual ~Job() = default;
   virtual void run() = 0;
   virtual void finish() = 0;
-  Job* next = nullptr;  // for the queue that holds it
+  Job* next = nullptr;          // for the queue that holds it
+  Mailbox* mailbox = nullptr;  // where it goes when it is done
+};
+
+// Where a finished job goes: its `finish` is called on the mailbox's own thread, in order.
+class Mailbox {
+ public:
+  virtual ~Mailbox() = default;
+  virtual void deliver(Job& job) = 0;  // from any thread
 };
 
 // What a flush or a read waits for goes first; sealing in bulk, folding, tables come second.

@@ -10,13 +10,6 @@
 
 namespace zerofs {
 
-// Where a finished job goes: its `finish` is called on the mailbox's own thread, in order.
-class Mailbox {
- public:
-  virtual ~Mailbox() = default;
-  virtual void deliver(Job& job) = 0;  // from any thread
-};
-
 class WorkerPool {
  public:
   struct Options {
@@ -36,10 +29,6 @@ class WorkerPool {
   u32 pending() const { return pending_.load(std::memory_order_relaxed); }
 
  private:
-  struct Entry {
-    Job* job;
-    Mailbox* mailbox;
-  };
   struct Impl;
   std::unique_ptr<Impl> impl_;
   std::atomic<u32> pending_ = 0;
