@@ -92,7 +92,7 @@ Task<> Db::Impl::take_term() {
     co_await versions_.load();
     const format::Manifest& manifest = versions_.current();
     co_await check_owners(manifest);
-    const Term last = manifest.terms.empty() ? Term{} : manifest.terms.back().term;
+    const Term last = manifest.last_term;
     if (last.value + 1 >= u64{1} << lsm::kTermBits) {
       co_return fail(Code::invalid, "no terms are left in this database", last.value);
     }

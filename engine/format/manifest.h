@@ -49,7 +49,8 @@ struct Manifest {
   u64 version = 0;
   DatabaseId database{};
   u64 created_unix_seconds = 0;
-  std::vector<TermRecord> terms;            // by term, increasing
+  Term last_term;                   // ever taken; records of older terms may be forgotten
+  std::vector<TermRecord> terms;    // by term, increasing
   std::vector<std::vector<TableRecord>> levels;  // [0] newest first; deeper ones by first_key
   friend bool operator==(const Manifest&, const Manifest&) = default;
 };

@@ -24,7 +24,8 @@ struct Apply {
   format::Manifest& next;
 
   bool operator()(const TakeTerm& take) {
-    if (!next.terms.empty() && next.terms.back().term >= take.record.term) return false;
+    if (take.record.term.value != next.last_term.value + 1) return false;
+    next.last_term = take.record.term;
     next.terms.push_back(take.record);
     return true;
   }
@@ -183,9 +184,9 @@ Task<> VersionSet::commit(Edit edit) {
 
   for (;;) {
     if (abandoned_) co_return fail(Code::cancelled, "manifest: commit abandoned");
-    if (term_ && !current_.terms.empty() && current_.terms.back().term > *term_) {
-      co_return fail(Code::fenced, "a newer writer owns the database", 
-                     current_.terms.back().term.value);
+    if (term_ && current_.last_term > *term_) {
+      co_return fail(Code::fenced, "a newer writer owns the database, term",
+                     current_.last_term.value);
     }
     format::Manifest next = co_await apply_edit(current_, edit);
     std::byte nonce[24];
