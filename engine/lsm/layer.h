@@ -12,6 +12,7 @@
 // Entries cost 24 bytes: objects and segments are numbered per layer, through sorted tables.
 #pragma once
 
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -165,6 +166,17 @@ u32 find_in_layer(const Layer& layer, ObjectId object, u64 chunk, u32 need,
 // Whether an erased range of `layer` covers the chunk.
 bool erased_in_layer(const Layer& layer, ObjectId object, u64 chunk);
 
+// Chunks of [first, last] that have entries, in order, at most `count_max`.
+std::vector<u64> chunks_in_layer(const Layer& layer, ObjectId object, u64 first, u64 last,
+                                 std::size_t count_max);
+
+// What an entry's key stands for.
+struct EntryView {
+  ObjectId object;
+  u64 chunk = 0;
+};
+EntryView view_of(const Layer& layer, const Entry& entry);
+
 // The entry for `key`, or null when the layer says nothing of it.
 const MetaEntry* find_meta(const Layer& layer, std::string_view key);
 
@@ -194,7 +206,8 @@ class LayerBuilder {
   };
   std::vector<Item> items_;
   std::vector<Erase> erases_;
-  std::vector<MetaEntry> meta_;
+  std::map<std::string, std::optional<std::string>> meta_;
+  u64 next_order_ = 0;
 };
 
 }  // namespace zerofs::lsm
