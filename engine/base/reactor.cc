@@ -5,6 +5,7 @@
 
 #include <poll.h>
 #include <sys/eventfd.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -223,7 +224,9 @@ void Reactor::run() {
   Impl& in = *impl_;
   stopping_ = false;
   if (!in.enabled) {
-    const int error = io_uring_enable_rings(&in.ring);
+    // liburing 2.3 declares io_uring_enable_rings() but its shared library does not export it.
+    const long error = syscall(SYS_io_uring_register, in.ring.ring_fd,
+                               IORING_REGISTER_ENABLE_RINGS, nullptr, 0);
     INVARIANT(error == 0);
     in.enabled = true;
     // Saves a descriptor look-up per system call; a refusal costs just that.
