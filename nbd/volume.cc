@@ -1,0 +1,213 @@
+#include "nbd/volume.h"
+
+#include <spdlog/spdlog.h>
+
+#include "engine/base/wire.h"
+
+namespace zerofs::nbd {
+
+namespace {
+
+constexpr const char* kPrefix = "v/";
+constexpr u8 kRecordVersion = 1;
+
+std::string key_of(std::string_view name) { return kPrefix + std::string(name); }
+
+std::string encode(const VolumeInfo& info) {
+  Writer out;
+  out.put<u8>(kRecordVersion);
+  out.put_varint(info.object.value);
+  out.put_varint(info.size);
+  out.put<u8>(info.read_only ? 1 : 0);
+  out.put_varint(info.created_unix_seconds);
+  return std::string(text_of(out.bytes()));
+}
+
+Result<VolumeInfo> decode(std::string_view name, std::string_view record) {
+  Reader in(bytes_of(record));
+  VolumeInfo info;
+  info.name = name;
+  const u8 version = in.get<u8>();
+  if (version > kRecordVersion) return invalid("a volume record of a newer ZeroFS, version", version);
+  info.object.value = in.get_varint();
+  info.size = in.get_varint();
+  info.read_only = in.get<u8>() != 0;
+  info.created_unix_seconds = in.get_varint();
+  if (!in.ok() || !in.at_end() || version == 0) return corrupt("a volume record is malformed");
+  return info;
+}
+
+// The length of the UTF-8 sequence at the front, 0 when it is malformed (RFC 3629).
+std::size_t utf8_length(std::string_view text) {
+  const auto byte = [&](std::size_t i) { return static_cast<u8>(text[i]); };
+  const auto follows = [&](std::size_t count) {
+    if (text.size() <= count) return false;
+    for (std::size_t i = 1; i <= count; ++i) {
+      if ((byte(i) & 0xc0) != 0x80) return false;
+    }
+    return true;
+  };
+  const u8 first = byte(0);
+  if (first < 0x80) return 1;
+  if (first >= 0xc2 && first <= 0xdf) return follows(1) ? 2 : 0;
+  if (first >= 0xe0 && first <= 0xef && follows(2)) {
+    const bool overlong = first == 0xe0 && byte(1) < 0xa0;
+    const bool surrogate = first == 0xed && byte(1) > 0x9f;
+    return overlong || surrogate ? 0 : 3;
+  }
+  if (first >= 0xf0 && first <= 0xf4 && follows(3)) {
+    const bool overlong = first == 0xf0 && byte(1) < 0x90;
+    const bool beyond = first == 0xf4 && byte(1) > 0x8f;
+    return overlong || beyond ? 0 : 4;
+  }
+  return 0;
+}
+
+}  // namespace
+
+Result<> check_volume_name(std::string_view name) {
+  if (name.empty()) return invalid("a volume needs a name");
+  if (name.size() > kVolumeNameBytesMax) return invalid("a volume's name has at most 255 bytes");
+  if (name == "." || name == "..") return invalid("a volume cannot be called . or ..");
+  for (std::string_view rest = name; !rest.empty();) {
+    const u8 c = static_cast<u8>(rest.front());
+    if (c < 0x20 || c == 0x7f || c == '/') {
+      return invalid("a volume's name cannot hold '/' or control characters");
+    }
+    const std::size_t length = utf8_length(rest);
+    if (length == 0) return invalid("a volume's name must be UTF-8");
+    rest.remove_prefix(length);
+  }
+  return {};
+}
+
+Result<> check_volume_size(u64 size) {
+  if (size == 0) return invalid("a volume's size must be above 0");
+  if (size % kVolumeSizeMultiple != 0) return invalid("a volume's size must be a multiple of 512");
+  if (size > kVolumeBytesMax) return invalid("a volume has at most 64 PiB");
+  return {};
+}
+
+Volume::Volume(Db& db, Executor& executor, VolumeInfo info)
+    : db_(db), info_(std::move(info)), object_(db.open_object(info_.object)), idle_(executor) {}
+
+Volume::~Volume() { db_.close_object(object_); }
+
+Task<std::unique_ptr<VolumeSet>> VolumeSet::open(Runtime runtime, Db& db) {
+  std::unique_ptr<VolumeSet> set(new VolumeSet(runtime, db));
+  const std::vector<lsm::MetaEntry> records = co_await db.scan_meta(kPrefix);
+  for (const lsm::MetaEntry& record : records) {
+    const std::string name = record.key.substr(2);
+    Result<VolumeInfo> info = decode(name, *record.value);
+    if (!info) {
+      spdlog::error("volume {}: {}", name, info.error().text());
+      co_return std::unexpected(info.error());
+    }
+    set->volumes_[name] = std::make_shared<Volume>(db, runtime.executor, std::move(*info));
+  }
+  co_return std::move(set);
+}
+
+// Changes happen one after the other.
+struct VolumeSet::Turn {
+  explicit Turn(VolumeSet& set) : set(set) {}
+  ~Turn() {
+    set.changing_ = false;
+    set.turn_.wake_all();
+  }
+  Turn(const Turn&) = delete;
+  VolumeSet& set;
+};
+
+Task<> VolumeSet::lock() {
+  while (changing_) co_await turn_.wait();
+  changing_ = true;
+  co_return {};
+}
+
+Task<> VolumeSet::create(std::string name, u64 size) {
+  co_await check_volume_name(name);
+  co_await check_volume_size(size);
+  co_await lock();
+  const Turn turn(*this);
+  if (volumes_.contains(name)) co_return fail(Code::precondition, "the volume exists already");
+  const u64 now = static_cast<u64>(
+      std::chrono::duration_cast<std::chrono::seconds>(runtime_.clock.wall().time_since_epoch())
+          .count());
+  const VolumeInfo info{.name = name,
+                        .object = db_.new_object_id(),
+                        .size = size,
+                        .created_unix_seconds = now};
+  Transaction transaction;
+  transaction.meta.push_back({key_of(name), encode(info)});
+  co_await db_.commit(std::move(transaction));
+  co_await db_.wait_durable(db_.position());
+  volumes_[name] = std::make_shared<Volume>(db_, runtime_.executor, info);
+  co_return {};
+}
+
+Task<> VolumeSet::resize(std::string name, u64 size, Shrink shrink) {
+  co_await check_volume_size(size);
+  co_await lock();
+  const Turn turn(*this);
+  const std::shared_ptr<Volume> volume = find(name);
+  if (volume == nullptr) co_return fail(Code::not_found, "there is no such volume");
+  const u64 before = volume->info_.size;
+  if (size == before) co_return {};
+  if (size < before && shrink == Shrink::refuse) {
+    co_return invalid("this would cut off the end of the volume; add --shrink if you mean it");
+  }
+  VolumeInfo info = volume->info_;
+  info.size = size;
+  Transaction transaction;
+  transaction.meta.push_back({key_of(name), encode(info)});
+  if (size < before) {
+    // First nothing new may go beyond the new end, then nothing that was let in before.
+    volume->info_.size = size;
+    while (volume->mutations_ != 0) co_await volume->idle_.wait();
+    transaction.truncates.push_back({&volume->object(), size});
+  }
+  Result<> done = co_await as_result(db_.commit(std::move(transaction)));
+  if (!done) {
+    volume->info_.size = before;
+    co_return done;
+  }
+  co_await db_.wait_durable(db_.position());
+  volume->info_.size = size;
+  co_return {};
+}
+
+Task<> VolumeSet::remove(std::string name) {
+  co_await lock();
+  const Turn turn(*this);
+  const std::shared_ptr<Volume> volume = find(name);
+  if (volume == nullptr) co_return fail(Code::not_found, "there is no such volume");
+  if (volume->info_.sessions != 0) {
+    co_return fail(Code::busy, "the volume is attached, sessions", volume->info_.sessions);
+  }
+  // From here on nobody can attach to it.
+  volumes_.erase(name);
+  Transaction transaction;
+  transaction.meta.push_back({key_of(name), std::nullopt});
+  transaction.deleted_objects.push_back(volume->info_.object);
+  Result<> done = co_await as_result(db_.commit(std::move(transaction)));
+  if (!done) {
+    volumes_[name] = volume;
+    co_return done;
+  }
+  co_await db_.wait_durable(db_.position());
+  co_return {};
+}
+
+std::shared_ptr<Volume> VolumeSet::find(std::string_view name) const {
+  const auto at = volumes_.find(name);
+  return at == volumes_.end() ? nullptr : at->second;
+}
+
+std::vector<std::shared_ptr<Volume>> VolumeSet::list() const {
+  std::vector<std::shared_ptr<Volume>> out;
+  for (const auto& [name, volume] : volumes_) out.push_back(volume);
+  return out;
+}
+
+}  // namespace zerofs::nbd
