@@ -6,7 +6,8 @@ namespace zerofs::nbd {
 
 namespace {
 
-// A client that goes on and on: this many, and as many again for each export it was shown.
+// A client that goes on and on: this many, and as many again for each export once it has seen the
+// list.
 constexpr u32 kOptionsMax = 32;
 constexpr std::string_view kAllocationContext = "base:allocation";
 constexpr u32 kAllocationId = 1;
@@ -185,8 +186,10 @@ void Negotiation::list(Bytes payload, std::vector<std::byte>& out) {
     refuse(option, kRepErrInvalid, "list takes no payload", out);
     return;
   }
-  for (const ExportView& view : exports_.list()) {
-    options_left_ += kOptionsMax;
+  const std::vector<ExportView> views = exports_.list();
+  if (!listed_) options_left_ += kOptionsMax * static_cast<u32>(views.size());
+  listed_ = true;
+  for (const ExportView& view : views) {
     std::vector<std::byte> entry;
     const Be<u32> length = static_cast<u32>(view.name.size());
     append(entry, {length.raw, sizeof length.raw});

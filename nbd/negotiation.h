@@ -80,6 +80,7 @@ class Negotiation {
   std::string context_export_;  // that the selection is bound to
   std::string export_name_;
   u32 options_left_;
+  bool listed_ = false;
   u64 drain_bytes_ = 0;  // of an option too long to parse
   u32 drain_option_ = 0;
 };

@@ -23,19 +23,22 @@ bool changes_data(Command command) {
   return command == Command::write || command == Command::trim || command == Command::write_zeroes;
 }
 
-Errno check(const Request& request, const ExportState& state, std::optional<u16> known_flags) {
-  if (!known_flags || (request.flags & ~*known_flags) != 0) return Errno::inval;
-  if (request.command == Command::disconnect) return Errno::ok;
-  if (request.command == Command::flush) {
-    return request.offset != 0 || request.length != 0 ? Errno::inval : Errno::ok;
-  }
+// Whether the fields name bytes of the export.
+bool has_range(Command command) {
+  return command != Command::disconnect && command != Command::flush;
+}
+
+Errno check(const Request& request, const ExportState& state) {
+  const std::optional<u16> known_flags = flags_of(request.command);
+  if (!known_flags) return Errno::inval;
   if (changes_data(request.command) && state.read_only) return Errno::perm;
   const bool beyond = request.offset > state.size || request.length > state.size - request.offset;
-  if (beyond) {
+  if (beyond && has_range(request.command)) {
     const bool writes =
         request.command == Command::write || request.command == Command::write_zeroes;
     return writes ? Errno::nospc : Errno::inval;
   }
+  if ((request.flags & ~*known_flags) != 0) return Errno::inval;
   switch (request.command) {
     case Command::read:
       if ((request.flags & kCmdDf) != 0 && !state.structured) return Errno::inval;
@@ -44,6 +47,8 @@ Errno check(const Request& request, const ExportState& state, std::optional<u16>
         if ((request.flags & kCmdDf) != 0) return Errno::overflow;
       }
       return Errno::ok;
+    case Command::flush:
+      return request.offset != 0 || request.length != 0 ? Errno::inval : Errno::ok;
     case Command::write: return request.length > kPayloadBytesMax ? Errno::inval : Errno::ok;
     case Command::block_status:
       return !state.has_context || request.length == 0 ? Errno::inval : Errno::ok;
@@ -71,7 +76,7 @@ ParsedRequest parse_request(const RequestHeader& header, const ExportState& stat
       return out;
     }
   }
-  out.error = check(out.request, state, flags_of(out.request.command));
+  out.error = check(out.request, state);
   return out;
 }
 

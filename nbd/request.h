@@ -1,5 +1,5 @@
 // Parsing of requests: pure and total. The order of the checks is the protocol's and that of the
-// servers that clients know: magic, command, flags, read-only, range, capability.
+// servers that clients know: magic, command, read-only, range, flags, capability.
 #pragma once
 
 #include <optional>
