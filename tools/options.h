@@ -1,0 +1,59 @@
+// What the user asked for: the command line and the configuration file, parsed and checked.
+#pragma once
+
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "engine/base/result.h"
+
+namespace zerofs::tools {
+
+// Exit codes, part of the interface.
+enum class Exit : int { ok = 0, failed = 1, usage = 2, busy = 3, denied = 4, corrupt = 5 };
+Exit exit_for(const Error& error);
+
+// Where the database is and how it is unlocked: common to all commands.
+struct DatabaseOptions {
+  std::string store;
+  std::string key_file;
+  std::string password_file;
+  std::string control;  // socket; empty: derived from the store
+  u64 memory_bytes = 1024 * 1024 * 1024;
+  bool takeover = false;
+};
+
+struct ServeOptions {
+  std::vector<std::string> nbd;  // listen addresses
+  bool init = false;
+  std::vector<std::pair<std::string, u64>> volumes;  // created when they are missing
+  std::string default_export;
+  u32 worker_threads = 0;  // 0: one per core
+  int worker_niceness = 5;
+  u32 connections_max = 256;
+};
+
+struct Options {
+  std::string command;  // "serve", "init", "volume create", …, or empty: nothing to do
+  DatabaseOptions database;
+  ServeOptions serve;
+  std::string name;  // volume commands
+  std::optional<u64> size;
+  bool shrink = false;
+  bool yes = false;
+  bool json = false;
+  std::string new_key_file;  // change-password
+  std::string new_password_file;
+  std::string log_level = "info";
+  std::string log_format = "text";
+};
+
+// Parses, or prints help or a usage error and says how to exit.
+struct ParseOutcome {
+  Options options;
+  std::optional<Exit> exit;
+};
+ParseOutcome parse_options(int argc, char** argv);
+
+}  // namespace zerofs::tools

@@ -1,0 +1,269 @@
+// zerofs serve: wires everything together and keeps it running.
+#include <fmt/format.h>
+#include <signal.h>
+#include <spdlog/spdlog.h>
+#include <sys/signalfd.h>
+#include <unistd.h>
+
+#include <cstdio>
+
+#include "engine/base/io.h"
+#include "nbd/server.h"
+#include "tools/commands.h"
+#include "tools/sizes.h"
+
+namespace zerofs::tools {
+
+using store::FileStore;
+
+namespace {
+
+class Service final : public ControlServer::Handler, public SessionCloser {
+ public:
+  Service(Host& host, const Options& options)
+      : host_(host),
+        options_(options),
+        control_(host.reactor(), *this),
+        stop_(host.reactor()),
+        gate_(host.reactor()),
+        started_(host.reactor().now()) {}
+
+  Task<Exit> run();
+
+ private:
+  Task<> start();
+  Task<> create_volumes();
+  Task<> listen();
+  Task<> watch_signals();
+  Task<> watch_fence();
+  Task<> shut_down();
+  Json status() const;
+
+  Task<Json> handle(Json request) override {
+    if (request.value("command", "") == "status") co_return status();
+    co_return co_await execute_volume_command(host_.volumes(), *this, std::move(request));
+  }
+  Task<> close_sessions(nbd::Volume& volume) override {
+    return server_->close_sessions_of(volume);
+  }
+
+  Host& host_;
+  const Options& options_;
+  ControlServer control_;
+  std::unique_ptr<nbd::Server> server_;
+  std::vector<nbd::ListenAddress> addresses_;
+  Event stop_;
+  Gate gate_;
+  Instant started_;
+  int signals_ = -1;
+  bool stopping_ = false;
+  bool watching_ = false;
+};
+
+Task<> Service::start() {
+  if (options_.serve.init) {
+    const bool there = co_await host_.exists();
+    if (!there) co_await host_.init();
+  }
+  co_await host_.open("server");
+  co_return {};
+}
+
+Task<> Service::create_volumes() {
+  for (const auto& [name, size] : options_.serve.volumes) {
+    const std::shared_ptr<nbd::Volume> volume = host_.volumes().find(name);
+    if (volume == nullptr) {
+      co_await host_.volumes().create(name, size);
+      spdlog::info("created volume {} of {}", name, format_size(size));
+    } else if (volume->size() != size) {
+      fmt::print(stderr,
+                 "zerofs: volume {} exists with {} bytes, not {}; to change it use\n"
+                 "  zerofs volume resize {} SIZE --store {}\n",
+                 name, volume->size(), size, name, options_.database.store);
+      co_return invalid("a volume exists with another size");
+    }
+  }
+  co_return {};
+}
+
+Task<> Service::listen() {
+  server_ = std::make_unique<nbd::Server>(
+      host_.reactor(), host_.runtime(), host_.db(), host_.volumes(),
+      nbd::ServerOptions{.default_export = options_.serve.default_export,
+                         .connections_max = options_.serve.connections_max});
+  for (const std::string& text : options_.serve.nbd) {
+    const Result<nbd::ListenAddress> wanted = nbd::parse_listen_address(text);
+    if (!wanted) {
+      explain(fmt::format("--nbd={}", text), wanted.error());
+      co_return std::unexpected(wanted.error());
+    }
+    const Result<nbd::ListenAddress> bound = server_->listen(*wanted);
+    if (!bound) {
+      explain(fmt::format("--nbd={}", text), bound.error());
+      co_return std::unexpected(bound.error());
+    }
+    addresses_.push_back(*bound);
+  }
+  const Result<> controlled = control_.listen(control_path(options_));
+  if (!controlled) {
+    explain(control_path(options_), controlled.error());
+    co_return controlled;
+  }
+  co_return {};
+}
+
+void print_attachment(const nbd::ListenAddress& address, const nbd::Volume& volume) {
+  if (!address.unix_path.empty()) {
+    fmt::print("volume {} ({}): nbd+unix:///{}?socket={}\n", volume.name(),
+               format_size(volume.size()), volume.name(), address.unix_path);
+    fmt::print("  attach: nbd-client -b 4096 -unix {} -name {} /dev/nbd0\n", address.unix_path,
+               volume.name());
+    return;
+  }
+  const bool v6 = address.host.find(':') != std::string::npos;
+  const std::string host = v6 ? "[" + address.host + "]" : address.host;
+  fmt::print("volume {} ({}): nbd://{}:{}/{}\n", volume.name(), format_size(volume.size()), host,
+             address.port, volume.name());
+  fmt::print("  attach: nbd-client -b 4096 -name {} {} {} /dev/nbd0\n", volume.name(),
+             address.host, address.port);
+}
+
+Json Service::status() const {
+  const DbStatus db = host_.db().status();
+  const nbd::ServerStats nbd = server_->stats();
+  Json out = ok_json();
+  out["pid"] = getpid();
+  out["uptime_seconds"] = static_cast<u64>(
+      std::chrono::duration_cast<std::chrono::seconds>(host_.reactor().now() - started_).count());
+  out["term"] = db.term.value;
+  out["manifest_version"] = db.manifest_version;
+  out["log_sealed"] = db.log_sealed;
+  out["log_durable"] = db.log_durable;
+  out["memory_bytes"] = db.memory_bytes;
+  out["dirty_bytes"] = db.dirty_bytes;
+  out["dirty_bytes_max"] = db.dirty_bytes_max;
+  out["cache_pages"] = db.cache_pages;
+  out["cache_pages_max"] = db.cache_pages_max;
+  out["layer_bytes"] = db.layer_bytes;
+  out["layers"] = db.layers;
+  out["tables"] = db.tables;
+  out["index_bytes"] = db.index_bytes;
+  out["flush_tokens"] = db.flush_tokens;
+  out["user_bytes_written"] = db.user_bytes_written;
+  out["store_bytes_written"] = db.store_bytes_written;
+  out["reads_from_store"] = db.reads_from_store;
+  out["store_failing_seconds"] = std::chrono::duration<double>(db.store_failing_for).count();
+  out["store_error"] = db.store_error;
+  out["nbd_connections"] = nbd.connections;
+  out["nbd_accepted"] = nbd.accepted;
+  out["nbd_requests"] = nbd.requests;
+  return out;
+}
+
+// The first SIGTERM or SIGINT stops in good order, the second gives up what is not durable yet.
+Task<> Service::watch_signals() {
+  while (watching_) {
+    signalfd_siginfo info{};
+    const i32 count = co_await ring_op(host_.reactor(), [&](io_uring_sqe* sqe) {
+      io_uring_prep_read(sqe, signals_, &info, sizeof info, 0);
+    });
+    if (!watching_) break;
+    if (count != sizeof info) continue;
+    if (!stopping_) {
+      spdlog::info("signal {}: shutting down; a second one gives up what is not durable yet",
+                   info.ssi_signo);
+      stopping_ = true;
+      stop_.wake_all();
+    } else {
+      spdlog::warn("signal {}: giving up", info.ssi_signo);
+      host_.db().abandon();
+    }
+  }
+  co_return {};
+}
+
+Task<> Service::watch_fence() {
+  const bool fenced = co_await host_.db().wait_fenced();
+  if (fenced) {
+    server_->close_all_sessions();
+    stop_.wake_all();
+  }
+  co_return {};
+}
+
+Task<Exit> Service::run() {
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGTERM);
+  sigaddset(&set, SIGINT);
+  signals_ = signalfd(-1, &set, SFD_CLOEXEC);
+
+  const Result<> opened = co_await as_result(start());
+  if (!opened) {
+    explain(options_.database.store, opened.error());
+    co_return exit_for(opened.error());
+  }
+  Result<> ready = co_await as_result(create_volumes());
+  if (!ready) explain("--volume", ready.error());
+  if (ready) ready = co_await as_result(listen());
+  if (ready) {
+    watching_ = true;
+    gate_.spawn(watch_signals());
+    gate_.spawn(watch_fence());
+    for (const nbd::ListenAddress& address : addresses_) {
+      for (const auto& volume : host_.volumes().list()) print_attachment(address, *volume);
+    }
+    if (host_.volumes().list().empty()) {
+      fmt::print("no volumes yet; create one: zerofs volume create NAME SIZE --store {}\n",
+                 options_.database.store);
+    }
+    fmt::print("ready\n");
+    std::fflush(stdout);
+    while (!stopping_ && !host_.db().fenced()) co_await stop_.wait();
+  }
+
+  // In the reverse order: no new requests, then no sessions, then the database.
+  co_await control_.close();
+  if (server_ != nullptr) {
+    if (host_.db().fenced()) server_->close_all_sessions();
+    co_await server_->shutdown();
+  }
+  const bool fenced = host_.db().fenced();
+  server_.reset();
+  const Result<> closed = co_await as_result(host_.close());
+  if (watching_) {
+    // Ends the read of the signal descriptor.
+    watching_ = false;
+    kill(getpid(), SIGTERM);
+    co_await gate_.close();
+  }
+  ::close(signals_);
+  if (fenced) {
+    fmt::print(stderr, "zerofs: another process has taken over the database; this one stops. "
+                       "Clients must attach to the new server.\n");
+    co_return Exit::failed;
+  }
+  if (!closed) {
+    explain("closing the database", closed.error());
+    co_return exit_for(closed.error());
+  }
+  if (!ready) co_return exit_for(ready.error());
+  spdlog::info("closed");
+  co_return Exit::ok;
+}
+
+}  // namespace
+
+Exit run_serve(const Options& options) {
+  const auto if_missing =
+      options.serve.init ? FileStore::IfMissing::create : FileStore::IfMissing::fail;
+  Result<std::unique_ptr<Host>> host =
+      Host::start(options.database, if_missing, options.serve.worker_threads,
+                  options.serve.worker_niceness);
+  if (!host) return exit_for(host.error());
+  Service service(**host, options);
+  const Result<Exit> exit = (*host)->run(service.run());
+  return exit ? *exit : exit_for(exit.error());
+}
+
+}  // namespace zerofs::tools

@@ -1,0 +1,74 @@
+// zerofs: the program. Parse, set up the process, run the command.
+#include <signal.h>
+#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/spdlog.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+
+#include "tools/commands.h"
+
+namespace zerofs::tools {
+namespace {
+
+// Keys and plaintext of users' data are in this process: no core files, no ptrace by others.
+void protect_memory() {
+  prctl(PR_SET_DUMPABLE, 0);
+  const rlimit none{0, 0};
+  setrlimit(RLIMIT_CORE, &none);
+}
+
+// Signals arrive through a descriptor in the ring, on the one thread that wants them; a client that
+// hangs up is an error of its socket.
+void set_up_signals() {
+  sigset_t set;
+  sigemptyset(&set);
+  sigaddset(&set, SIGTERM);
+  sigaddset(&set, SIGINT);
+  sigprocmask(SIG_BLOCK, &set, nullptr);
+  signal(SIGPIPE, SIG_IGN);
+}
+
+void raise_descriptor_limit() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+void set_up_log(const Options& options) {
+  auto logger = std::make_shared<spdlog::logger>(
+      "zerofs", std::make_shared<spdlog::sinks::stderr_sink_mt>());
+  logger->set_level(spdlog::level::from_str(options.log_level));
+  logger->set_pattern(options.log_format == "json"
+                          ? R"({"time":"%Y-%m-%dT%H:%M:%S.%e%z","level":"%l","message":"%v"})"
+                          : "%Y-%m-%dT%H:%M:%S.%e %L %v");
+  logger->flush_on(spdlog::level::info);
+  spdlog::set_default_logger(std::move(logger));
+}
+
+Exit run(const Options& options) {
+  if (options.command == "serve") return run_serve(options);
+  if (options.command == "init") return run_init(options);
+  if (options.command == "change-password") return run_change_password(options);
+  if (options.command == "status") return run_status(options);
+  return run_volume(options);
+}
+
+}  // namespace
+}  // namespace zerofs::tools
+
+int main(int argc, char** argv) {
+  using namespace zerofs::tools;
+  protect_memory();
+  ParseOutcome parsed = parse_options(argc, argv);
+  if (parsed.exit) return static_cast<int>(*parsed.exit);
+  if (parsed.options.command != "serve") {
+    // A person reads this: warnings and errors only, unless asked otherwise.
+    if (parsed.options.log_level == "info") parsed.options.log_level = "warn";
+  } else {
+    set_up_signals();
+    raise_descriptor_limit();
+  }
+  set_up_log(parsed.options);
+  return static_cast<int>(run(parsed.options));
+}
