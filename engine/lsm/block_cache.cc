@@ -2,6 +2,11 @@
 
 namespace zerofs::lsm {
 
+u64 BlockCache::bytes_of(const Item& item) {
+  constexpr u64 kOverheadBytes = 128;  // list node, hash node and bucket
+  return item.block->memory_bytes() + kOverheadBytes;
+}
+
 std::shared_ptr<const TableBlock> BlockCache::find(format::TableId table, u64 offset) {
   const auto at = index_.find(key_of(table, offset));
   if (at == index_.end()) return nullptr;
@@ -11,19 +16,19 @@ std::shared_ptr<const TableBlock> BlockCache::find(format::TableId table, u64 of
 
 void BlockCache::insert(format::TableId table, u64 offset,
                         std::shared_ptr<const TableBlock> block) {
+  INVARIANT(block != nullptr);
   const Key key = key_of(table, offset);
   if (index_.contains(key)) return;
-  bytes_ += block->memory_bytes();
   items_.push_front({key, std::move(block)});
   index_[key] = items_.begin();
+  bytes_ += bytes_of(items_.front());
   evict();
 }
 
 void BlockCache::evict() {
   while (bytes_ > bytes_max_ && !items_.empty()) {
-    const Item& last = items_.back();
-    bytes_ -= last.block->memory_bytes();
-    index_.erase(last.key);
+    bytes_ -= bytes_of(items_.back());
+    index_.erase(items_.back().key);
     items_.pop_back();
   }
 }

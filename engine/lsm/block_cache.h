@@ -15,13 +15,19 @@ class BlockCache {
  public:
   explicit BlockCache(u64 bytes_max) : bytes_max_(bytes_max) {}
 
-  // Null when it is not there.
+  // Null when it is not there. An evicted block lives on as long as somebody holds it.
   std::shared_ptr<const TableBlock> find(format::TableId table, u64 offset);
   void insert(format::TableId table, u64 offset, std::shared_ptr<const TableBlock> block);
 
-  // Table indexes are pinned outside the list but count against the same limit.
-  void charge(u64 bytes) { bytes_ += bytes; evict(); }
-  void uncharge(u64 bytes) { bytes_ -= bytes; }
+  // Table indexes are kept by their readers but count against the same limit: blocks give way.
+  void charge(u64 bytes) {
+    bytes_ += bytes;
+    evict();
+  }
+  void uncharge(u64 bytes) {
+    INVARIANT(bytes <= bytes_);
+    bytes_ -= bytes;
+  }
 
   u64 bytes() const { return bytes_; }
 
@@ -43,6 +49,7 @@ class BlockCache {
   static Key key_of(format::TableId table, u64 offset) {
     return {table.term.value << kNumberBits | table.number, offset};
   }
+  static u64 bytes_of(const Item& item);
   void evict();
 
   u64 bytes_max_;

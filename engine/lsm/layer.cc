@@ -1,325 +1,315 @@
 #include "engine/lsm/layer.h"
 
 #include <algorithm>
-#include <bit>
+#include <tuple>
+
+#include "engine/lsm/layer_parts.h"
 
 namespace zerofs::lsm {
 
 namespace {
 
-constexpr u32 kChunkBits = 40;
-constexpr u64 kChunkMask = (u64{1} << kChunkBits) - 1;
+// Where the elements of one sorted table go in the union of two. Never empty, so that looking up
+// element 0 is harmless even for a run that has no segment.
+using Renumbering = std::vector<u32>;
 
-u64 key_of(u64 object_index, u64 chunk) { return object_index << kChunkBits | chunk; }
-u64 object_index_of(u64 key) { return key >> kChunkBits; }
-u64 chunk_of(u64 key) { return key & kChunkMask; }
-
-// Merges two sorted tables; `from_a[i]` and `from_b[i]` tell where their elements went.
 template <class T>
-std::vector<T> merge_tables(const std::vector<T>& a, const std::vector<T>& b,
-                            std::vector<u32>& from_a, std::vector<u32>& from_b) {
-  std::vector<T> out;
-  out.reserve(a.size() + b.size());
-  from_a.resize(a.size());
-  from_b.resize(b.size());
+struct Union {
+  std::vector<T> table;
+  Renumbering from_newer;
+  Renumbering from_older;
+};
+
+template <class T>
+Union<T> unite(const std::vector<T>& newer, const std::vector<T>& older) {
+  Union<T> out;
+  out.table.reserve(newer.size() + older.size());
+  out.from_newer.resize(newer.size() + 1);
+  out.from_older.resize(older.size() + 1);
   std::size_t i = 0;
   std::size_t j = 0;
-  while (i < a.size() || j < b.size()) {
-    const u32 at = static_cast<u32>(out.size());
-    if (j == b.size() || (i < a.size() && a[i] < b[j])) {
-      from_a[i] = at;
-      out.push_back(a[i++]);
-    } else if (i == a.size() || b[j] < a[i]) {
-      from_b[j] = at;
-      out.push_back(b[j++]);
-    } else {
-      from_a[i] = at;
-      from_b[j++] = at;
-      out.push_back(a[i++]);
-    }
+  while (i < newer.size() || j < older.size()) {
+    const u32 to = static_cast<u32>(out.table.size());
+    const bool take_newer = j == older.size() || (i < newer.size() && newer[i] <= older[j]);
+    const bool take_older = i == newer.size() || (j < older.size() && older[j] <= newer[i]);
+    out.table.push_back(take_newer ? newer[i] : older[j]);
+    if (take_newer) out.from_newer[i++] = to;
+    if (take_older) out.from_older[j++] = to;
   }
   return out;
 }
 
-// Drops the elements that nothing refers to and renumbers the rest.
-template <class T>
-std::vector<u32> compact_table(std::vector<T>& table, const std::vector<bool>& used) {
-  std::vector<u32> to(table.size());
-  u32 next = 0;
-  for (std::size_t i = 0; i < table.size(); ++i) {
-    to[i] = next;
-    if (used[i]) table[next++] = table[i];
-  }
-  table.resize(next);
-  return to;
-}
+// One side of a merge: its entries, renumbered as they are taken.
+class Source {
+ public:
+  Source(const Layer& layer, const Renumbering& objects, const Renumbering& segments)
+      : at_(layer.entries.data()),
+        end_(at_ + layer.entries.size()),
+        objects_(objects.data()),
+        segments_(segments.data()) {}
 
-// Makes the object and segment tables hold exactly what the entries use.
-void drop_unused(Layer& layer) {
-  std::vector<bool> objects(layer.objects.size());
-  std::vector<bool> segments(layer.segments.size());
-  for (const Entry& entry : layer.entries) {
-    objects[object_index_of(entry.key)] = true;
-    if (entry.run.kind() == RunKind::data) segments[entry.run.segment] = true;
+  bool at_end() const { return at_ == end_; }
+  std::size_t left() const { return static_cast<std::size_t>(end_ - at_); }
+  u64 key() const { return key_of(objects_[object_index_of(at_->key)], chunk_of(at_->key)); }
+  Entry take() {
+    Entry entry = *at_;
+    entry.key = key();
+    entry.run.segment = entry.run.kind() == RunKind::data ? segments_[entry.run.segment] : 0;
+    ++at_;
+    return entry;
   }
-  const bool all = std::ranges::all_of(objects, std::identity()) &&
-                   std::ranges::all_of(segments, std::identity());
-  if (all) return;
-  const std::vector<u32> object_to = compact_table(layer.objects, objects);
-  const std::vector<u32> segment_to = compact_table(layer.segments, segments);
-  for (Entry& entry : layer.entries) {
-    entry.key = key_of(object_to[object_index_of(entry.key)], chunk_of(entry.key));
-    if (entry.run.kind() == RunKind::data) entry.run.segment = segment_to[entry.run.segment];
-  }
-}
+  void skip() { ++at_; }
 
-bool range_before(const ErasedRange& a, const ErasedRange& b) {
-  return std::tie(a.object, a.first) < std::tie(b.object, b.first);
-}
-
-// Sorts and joins ranges that overlap or touch.
-std::vector<ErasedRange> join_ranges(std::vector<ErasedRange> ranges) {
-  std::ranges::sort(ranges, range_before);
-  std::vector<ErasedRange> out;
-  for (const ErasedRange& range : ranges) {
-    if (!out.empty() && out.back().object == range.object && range.first <= out.back().last + 1) {
-      out.back().last = std::max(out.back().last, range.last);
-      out.back().whole_object |= range.whole_object;
-    } else {
-      out.push_back(range);
-    }
-  }
-  return out;
-}
-
-const ErasedRange* covering(const std::vector<ErasedRange>& erased, ObjectId object, u64 chunk) {
-  const auto after = std::ranges::upper_bound(
-      erased, ErasedRange{object, chunk, chunk, false}, range_before);
-  if (after == erased.begin()) return nullptr;
-  const ErasedRange& range = *std::prev(after);
-  return range.object == object && chunk <= range.last ? &range : nullptr;
-}
+ private:
+  const Entry* at_;
+  const Entry* end_;
+  const u32* objects_;
+  const u32* segments_;
+};
 
 // Walks ranges alongside keys that only grow.
 class ErasedCursor {
  public:
-  explicit ErasedCursor(const std::vector<ErasedRange>& erased) : erased_(erased) {}
+  explicit ErasedCursor(const std::vector<ErasedRange>& erased) : rest_(erased) {}
   bool covers(ObjectId object, u64 chunk) {
-    while (next_ < erased_.size() &&
-           (erased_[next_].object < object ||
-            (erased_[next_].object == object && erased_[next_].last < chunk))) {
-      ++next_;
-    }
-    return next_ < erased_.size() && erased_[next_].object == object &&
-           erased_[next_].first <= chunk;
+    const auto passed = [&](const ErasedRange& range) {
+      return std::tie(range.object, range.last) < std::tie(object, chunk);
+    };
+    while (!rest_.empty() && passed(rest_.front())) rest_ = rest_.subspan(1);
+    return !rest_.empty() && rest_.front().object == object && rest_.front().first <= chunk;
   }
 
  private:
-  const std::vector<ErasedRange>& erased_;
-  std::size_t next_ = 0;
+  std::span<const ErasedRange> rest_;
 };
+
+// The entries of both, as fold() wants them. Whether anything was dropped.
+bool merge_entries(Source newer, Source older, const std::vector<ErasedRange>& erased, Layer& out) {
+  const std::size_t total = newer.left() + older.left();
+  std::vector<Entry>& entries = out.entries;
+  entries.reserve(total);
+  ErasedCursor cursor(erased);
+  const auto gone = [&](u64 key) {
+    return !erased.empty() && cursor.covers(out.objects[object_index_of(key)], chunk_of(key));
+  };
+  while (!newer.at_end() && !older.at_end()) {
+    const u64 a = newer.key();
+    const u64 b = older.key();
+    if (a < b) {
+      entries.push_back(newer.take());
+      continue;
+    }
+    if (b < a) {
+      if (gone(b)) {
+        older.skip();
+      } else {
+        entries.push_back(older.take());
+      }
+      continue;
+    }
+    const std::size_t begin = entries.size();
+    u32 covered = 0;
+    for (; !newer.at_end() && newer.key() == a; covered |= entries.back().run.mask) {
+      entries.push_back(newer.take());
+    }
+    if (gone(a)) covered = ~u32{0};
+    for (; !older.at_end() && older.key() == a;) {
+      Entry entry = older.take();
+      entry.run.mask &= ~covered;
+      if (entry.run.mask != 0) entries.push_back(entry);
+    }
+    settle_chunk(entries, begin);
+  }
+  while (!newer.at_end()) entries.push_back(newer.take());
+  while (!older.at_end()) {
+    if (gone(older.key())) {
+      older.skip();
+    } else {
+      entries.push_back(older.take());
+    }
+  }
+  return entries.size() != total;
+}
+
+std::vector<MetaEntry> merge_meta(const std::vector<MetaEntry>& newer,
+                                  const std::vector<MetaEntry>& older) {
+  std::vector<MetaEntry> out;
+  out.reserve(newer.size() + older.size());
+  auto at = older.begin();
+  for (const MetaEntry& entry : newer) {
+    while (at != older.end() && at->key < entry.key) out.push_back(*at++);
+    if (at != older.end() && at->key == entry.key) ++at;
+    out.push_back(entry);
+  }
+  out.insert(out.end(), at, older.end());
+  return out;
+}
+
+// The first entry whose key is not below `key`. Without a branch on what is compared, so that a
+// search costs its cache misses and no mispredictions.
+std::size_t lower_bound(const std::vector<Entry>& entries, u64 key) {
+  const Entry* base = entries.data();
+  std::size_t left = entries.size();
+  while (left > 1) {
+    const std::size_t half = left / 2;
+    left -= half;
+    __builtin_prefetch(base + left / 2 - 1);
+    __builtin_prefetch(base + half + left / 2 - 1);
+    base += base[half - 1].key < key ? half : 0;
+  }
+  const std::size_t at = static_cast<std::size_t>(base - entries.data());
+  return left == 1 && base->key < key ? at + 1 : at;
+}
+
+// Index of the object in the layer's table, or none.
+std::optional<u64> index_of_object(const Layer& layer, ObjectId object) {
+  const auto at = std::ranges::lower_bound(layer.objects, object);
+  if (at == layer.objects.end() || *at != object) return {};
+  return static_cast<u64>(at - layer.objects.begin());
+}
 
 }  // namespace
 
 u64 Layer::memory_bytes() const {
-  u64 bytes = objects.size() * sizeof(ObjectId) + segments.size() * sizeof(SegmentId) +
-              entries.size() * sizeof(Entry) + erased.size() * sizeof(ErasedRange) + sizeof *this;
+  u64 bytes = sizeof *this + objects.capacity() * sizeof(ObjectId) +
+              segments.capacity() * sizeof(SegmentId) + entries.capacity() * sizeof(Entry) +
+              erased.capacity() * sizeof(ErasedRange) + meta.capacity() * sizeof(MetaEntry);
   for (const MetaEntry& entry : meta) {
-    bytes += sizeof entry + entry.key.size() + (entry.value ? entry.value->size() : 0);
+    bytes += heap_bytes(entry.key) + (entry.value ? heap_bytes(*entry.value) : 0);
   }
   return bytes;
 }
 
 Layer fold(const Layer& newer, const Layer& older) {
+  Union<ObjectId> objects = unite(newer.objects, older.objects);
+  Union<SegmentId> segments = unite(newer.segments, older.segments);
+  INVARIANT(objects.table.size() <= kObjectsPerLayerMax);
+
   Layer out;
-  std::vector<u32> object_new;
-  std::vector<u32> object_old;
-  std::vector<u32> segment_new;
-  std::vector<u32> segment_old;
-  out.objects = merge_tables(newer.objects, older.objects, object_new, object_old);
-  out.segments = merge_tables(newer.segments, older.segments, segment_new, segment_old);
+  out.objects = std::move(objects.table);
+  out.segments = std::move(segments.table);
+  const bool dropped =
+      merge_entries(Source(newer, objects.from_newer, segments.from_newer),
+                    Source(older, objects.from_older, segments.from_older), newer.erased, out);
+  if (dropped) drop_unused(out);
 
-  const auto moved = [](const Entry& entry, const std::vector<u32>& objects,
-                        const std::vector<u32>& segments) {
-    Entry to = entry;
-    to.key = key_of(objects[object_index_of(entry.key)], chunk_of(entry.key));
-    if (entry.run.kind() == RunKind::data) to.run.segment = segments[entry.run.segment];
-    return to;
-  };
-
-  out.entries.reserve(newer.entries.size() + older.entries.size());
-  ErasedCursor erased(newer.erased);
-  std::size_t i = 0;
-  std::size_t j = 0;
-  const std::size_t ni = newer.entries.size();
-  const std::size_t nj = older.entries.size();
-  const auto new_key = [&](std::size_t at) {
-    const u64 key = newer.entries[at].key;
-    return key_of(object_new[object_index_of(key)], chunk_of(key));
-  };
-  const auto old_key = [&](std::size_t at) {
-    const u64 key = older.entries[at].key;
-    return key_of(object_old[object_index_of(key)], chunk_of(key));
-  };
-  while (i < ni || j < nj) {
-    const u64 a = i < ni ? new_key(i) : ~u64{0};
-    const u64 b = j < nj ? old_key(j) : ~u64{0};
-    const u64 key = std::min(a, b);
-    u32 covered = 0;
-    const std::size_t begin = out.entries.size();
-    for (; i < ni && new_key(i) == key; ++i) {
-      covered |= newer.entries[i].run.mask;
-      out.entries.push_back(moved(newer.entries[i], object_new, segment_new));
-    }
-    if (b != key) continue;
-    const bool gone = !newer.erased.empty() &&
-                      erased.covers(out.objects[object_index_of(key)], chunk_of(key));
-    for (; j < nj && old_key(j) == key; ++j) {
-      if (gone) continue;
-      Entry entry = moved(older.entries[j], object_old, segment_old);
-      entry.run.mask &= ~covered;
-      if (entry.run.mask != 0) out.entries.push_back(entry);
-    }
-    if (covered != 0 && out.entries.size() - begin > 1) {
-      // By lowest page; parts of one source that are both here become one run again.
-      std::sort(out.entries.begin() + static_cast<std::ptrdiff_t>(begin), out.entries.end(),
-                [](const Entry& x, const Entry& y) {
-                  return std::countr_zero(x.run.mask) < std::countr_zero(y.run.mask);
-                });
-    }
-  }
-
-  std::vector<ErasedRange> ranges = newer.erased;
-  ranges.insert(ranges.end(), older.erased.begin(), older.erased.end());
-  out.erased = join_ranges(std::move(ranges));
-
-  out.meta.reserve(newer.meta.size() + older.meta.size());
-  std::size_t m = 0;
-  std::size_t n = 0;
-  while (m < newer.meta.size() || n < older.meta.size()) {
-    if (n == older.meta.size() ||
-        (m < newer.meta.size() && newer.meta[m].key < older.meta[n].key)) {
-      out.meta.push_back(newer.meta[m++]);
-    } else if (m == newer.meta.size() || older.meta[n].key < newer.meta[m].key) {
-      out.meta.push_back(older.meta[n++]);
-    } else {
-      out.meta.push_back(newer.meta[m++]);
-      ++n;
-    }
-  }
-  drop_unused(out);
+  out.erased.reserve(newer.erased.size() + older.erased.size());
+  std::ranges::merge(newer.erased, older.erased, std::back_inserter(out.erased), range_before);
+  join_ranges(out.erased);
+  out.meta = merge_meta(newer.meta, older.meta);
   return out;
 }
+
+namespace {
+
+bool entry_is_sound(const Layer& layer, const Entry& entry) {
+  if (object_index_of(entry.key) >= layer.objects.size() || entry.run.mask == 0) return false;
+  if (entry.run.kind() > RunKind::hole) return false;
+  if (entry.run.kind() != RunKind::data) {
+    return entry.run == Run::empty(entry.run.mask, entry.run.kind());
+  }
+  const FramePointer frame = entry.run.frame();
+  if (entry.run.segment >= layer.segments.size()) return false;
+  if (frame.first_page + frame.page_count > kPagesPerChunk) return false;
+  return (entry.run.mask & ~frame_mask(frame)) == 0;
+}
+
+bool entries_are_sound(const Layer& layer) {
+  std::vector<bool> objects(layer.objects.size());
+  std::vector<bool> segments(layer.segments.size());
+  const Entry* previous = nullptr;
+  u32 seen = 0;  // pages of this key
+  for (const Entry& entry : layer.entries) {
+    if (!entry_is_sound(layer, entry)) return false;
+    const bool same_key = previous != nullptr && previous->key == entry.key;
+    if (!same_key) seen = 0;
+    if (same_key ? !run_before(previous->run, entry.run)
+                 : previous != nullptr && entry.key < previous->key) {
+      return false;
+    }
+    if ((seen & entry.run.mask) != 0) return false;
+    seen |= entry.run.mask;
+    objects[object_index_of(entry.key)] = true;
+    if (entry.run.kind() == RunKind::data) segments[entry.run.segment] = true;
+    previous = &entry;
+  }
+  return std::ranges::all_of(objects, std::identity()) &&
+         std::ranges::all_of(segments, std::identity());
+}
+
+bool erased_is_sound(const std::vector<ErasedRange>& erased) {
+  const ErasedRange* previous = nullptr;
+  for (const ErasedRange& range : erased) {
+    if (range.first > range.last || range.last > kChunkIndexMax) return false;
+    if (previous != nullptr) {
+      if (!range_before(*previous, range)) return false;
+      if (previous->object == range.object && range.first <= previous->last + 1) return false;
+    }
+    previous = &range;
+  }
+  return true;
+}
+
+}  // namespace
 
 bool check_layer(const Layer& layer) {
   const auto increasing = [](const auto& table) {
     return std::ranges::adjacent_find(table, std::greater_equal()) == table.end();
   };
-  if (!increasing(layer.objects) || !increasing(layer.segments)) return false;
-  std::vector<bool> objects(layer.objects.size());
-  std::vector<bool> segments(layer.segments.size());
-  u64 previous_key = 0;
-  u32 seen = 0;
-  u32 lowest = 0;
-  for (std::size_t i = 0; i < layer.entries.size(); ++i) {
-    const Entry& entry = layer.entries[i];
-    const u64 object = object_index_of(entry.key);
-    if (object >= layer.objects.size() || entry.run.mask == 0) return false;
-    objects[object] = true;
-    if (i == 0 || entry.key != previous_key) {
-      if (i != 0 && entry.key < previous_key) return false;
-      seen = 0;
-      lowest = 0;
-    } else if (static_cast<u32>(std::countr_zero(entry.run.mask)) < lowest) {
-      return false;
-    }
-    if ((seen & entry.run.mask) != 0) return false;
-    seen |= entry.run.mask;
-    lowest = static_cast<u32>(std::countr_zero(entry.run.mask));
-    previous_key = entry.key;
-    if (entry.run.kind() == RunKind::data) {
-      if (entry.run.segment >= layer.segments.size()) return false;
-      segments[entry.run.segment] = true;
-      const FramePointer frame = entry.run.frame();
-      const u32 end = u32{frame.first_page} + frame.page_count;
-      if (end > kPagesPerChunk) return false;
-      const u32 pages = ((1u << frame.page_count) - 1) << frame.first_page;
-      if ((entry.run.mask & ~pages) != 0) return false;
-    } else if (entry.run.segment != 0) {
-      return false;
-    }
-  }
-  if (!std::ranges::all_of(objects, std::identity())) return false;
-  if (!std::ranges::all_of(segments, std::identity())) return false;
-  for (std::size_t i = 0; i < layer.erased.size(); ++i) {
-    const ErasedRange& range = layer.erased[i];
-    if (range.first > range.last || range.last > kChunkIndexMax) return false;
-    if (range.whole_object && (range.first != 0 || range.last != kChunkIndexMax)) return false;
-    if (i == 0) continue;
-    const ErasedRange& before = layer.erased[i - 1];
-    if (!range_before(before, range)) return false;
-    if (before.object == range.object && range.first <= before.last + 1) return false;
-  }
-  return std::ranges::adjacent_find(layer.meta, std::ranges::greater_equal(), &MetaEntry::key) ==
-         layer.meta.end();
+  return layer.objects.size() <= kObjectsPerLayerMax && increasing(layer.objects) &&
+         increasing(layer.segments) && entries_are_sound(layer) && erased_is_sound(layer.erased) &&
+         std::ranges::adjacent_find(layer.meta, std::greater_equal(), &MetaEntry::key) ==
+             layer.meta.end();
 }
-
-namespace {
-// Index of the object in the layer's table, or none.
-std::optional<u64> index_of_object(const Layer& layer, ObjectId object) {
-  if (layer.objects.size() == 1) {
-    if (layer.objects.front() != object) return {};
-    return 0;
-  }
-  const auto at = std::ranges::lower_bound(layer.objects, object);
-  if (at == layer.objects.end() || *at != object) return {};
-  return static_cast<u64>(at - layer.objects.begin());
-}
-}  // namespace
 
 u32 find_in_layer(const Layer& layer, ObjectId object, u64 chunk, u32 need,
                   std::vector<Found>& out) {
+  INVARIANT(chunk <= kChunkIndexMax);
   if (const std::optional<u64> index = index_of_object(layer, object)) {
     const u64 key = key_of(*index, chunk);
-    auto at = std::ranges::lower_bound(layer.entries, key, {}, &Entry::key);
-    for (; at != layer.entries.end() && at->key == key && need != 0; ++at) {
-      const u32 mask = at->run.mask & need;
+    for (std::size_t at = lower_bound(layer.entries, key);
+         at < layer.entries.size() && layer.entries[at].key == key && need != 0; ++at) {
+      const Run& run = layer.entries[at].run;
+      const u32 mask = run.mask & need;
       if (mask == 0) continue;
-      Found found{.mask = mask, .kind = at->run.kind(), .segment = {}, .frame = {}};
-      if (found.kind == RunKind::data) {
-        found.segment = layer.segments[at->run.segment];
-        found.frame = at->run.frame();
-      }
-      out.push_back(found);
       need &= ~mask;
+      if (run.kind() == RunKind::data) {
+        out.push_back({mask, RunKind::data, layer.segments[run.segment], run.frame()});
+      } else {
+        out.push_back({mask, run.kind(), {}, {}});
+      }
     }
   }
   if (need != 0 && erased_in_layer(layer, object, chunk)) {
-    out.push_back({.mask = need, .kind = RunKind::hole, .segment = {}, .frame = {}});
+    out.push_back({need, RunKind::hole, {}, {}});
     need = 0;
   }
   return need;
 }
 
 bool erased_in_layer(const Layer& layer, ObjectId object, u64 chunk) {
-  return covering(layer.erased, object, chunk) != nullptr;
+  return covers(layer.erased, object, chunk);
 }
 
-const MetaEntry* find_meta(const Layer& layer, std::string_view key) {
-  const auto at = std::ranges::lower_bound(layer.meta, key, {}, [](const MetaEntry& entry) {
-    return std::string_view(entry.key);
-  });
-  return at != layer.meta.end() && at->key == key ? &*at : nullptr;
+bool covers(std::span<const ErasedRange> erased, ObjectId object, u64 chunk) {
+  if (erased.empty()) return false;
+  const auto after =
+      std::ranges::upper_bound(erased, ErasedRange{object, chunk, chunk, false}, range_before);
+  if (after == erased.begin()) return false;
+  const ErasedRange& range = *std::prev(after);
+  return range.object == object && chunk <= range.last;
 }
 
 std::vector<u64> chunks_in_layer(const Layer& layer, ObjectId object, u64 first, u64 last,
                                  std::size_t count_max) {
+  INVARIANT(first <= last && last <= kChunkIndexMax);
   std::vector<u64> out;
   const std::optional<u64> index = index_of_object(layer, object);
   if (!index) return out;
-  auto at = std::ranges::lower_bound(layer.entries, key_of(*index, first), {}, &Entry::key);
-  for (; at != layer.entries.end() && at->key <= key_of(*index, last); ++at) {
-    const u64 chunk = chunk_of(at->key);
+  const u64 last_key = key_of(*index, last);
+  for (std::size_t at = lower_bound(layer.entries, key_of(*index, first));
+       at < layer.entries.size() && layer.entries[at].key <= last_key; ++at) {
+    const u64 chunk = chunk_of(layer.entries[at].key);
     if (!out.empty() && out.back() == chunk) continue;
     if (out.size() == count_max) break;
     out.push_back(chunk);
@@ -331,94 +321,10 @@ EntryView view_of(const Layer& layer, const Entry& entry) {
   return {layer.objects[object_index_of(entry.key)], chunk_of(entry.key)};
 }
 
-// ---- builder
-
-void LayerBuilder::add_data(ObjectId object, u64 chunk, u32 mask, SegmentId segment,
-                            const FramePointer& frame) {
-  INVARIANT(mask != 0 && chunk <= kChunkIndexMax);
-  items_.push_back({object, chunk, next_order_++, mask, RunKind::data, segment, frame});
-}
-
-void LayerBuilder::add_empty(ObjectId object, u64 chunk, u32 mask, RunKind kind) {
-  INVARIANT(mask != 0 && chunk <= kChunkIndexMax && kind != RunKind::data);
-  items_.push_back({object, chunk, next_order_++, mask, kind, {}, {}});
-}
-
-void LayerBuilder::erase(const ErasedRange& range) {
-  INVARIANT(range.first <= range.last && range.last <= kChunkIndexMax);
-  erases_.push_back({range, next_order_++});
-}
-
-void LayerBuilder::put_meta(std::string key, std::optional<std::string> value) {
-  meta_.insert_or_assign(std::move(key), std::move(value));
-}
-
-Layer LayerBuilder::build() && {
-  Layer out;
-  // Newest first within a chunk: the first source of a page is the one that counts.
-  const auto before = [](const Item& a, const Item& b) {
-    return std::tie(a.object, a.chunk, b.order) < std::tie(b.object, b.chunk, a.order);
-  };
-  if (!std::ranges::is_sorted(items_, before)) std::ranges::sort(items_, before);
-  for (const Item& item : items_) {
-    if (out.objects.empty() || out.objects.back() != item.object) out.objects.push_back(item.object);
-    if (item.kind == RunKind::data &&
-        (out.segments.empty() || out.segments.back() != item.segment)) {
-      out.segments.push_back(item.segment);
-    }
-  }
-  std::ranges::sort(out.segments);
-  const auto repeated = std::ranges::unique(out.segments);
-  out.segments.erase(repeated.begin(), repeated.end());
-
-  // Sealing adds all erases first; then none of them can touch an item.
-  u64 first_item = ~u64{0};
-  for (const Item& item : items_) first_item = std::min(first_item, item.order);
-  std::vector<Erase> late_erases;
-  std::ranges::copy_if(erases_, std::back_inserter(late_erases),
-                       [&](const Erase& erase) { return erase.order > first_item; });
-
-  out.entries.reserve(items_.size());
-  u64 object_index = 0;
-  for (std::size_t i = 0; i < items_.size();) {
-    const ObjectId object = items_[i].object;
-    const u64 chunk = items_[i].chunk;
-    while (out.objects[object_index] != object) ++object_index;
-    u64 erased_at = 0;  // order + 1 of the newest erase over the chunk that came after an item
-    for (const Erase& erase : late_erases) {
-      if (erase.range.object == object && erase.range.first <= chunk && chunk <= erase.range.last) {
-        erased_at = std::max(erased_at, erase.order + 1);
-      }
-    }
-    const std::size_t begin = out.entries.size();
-    u32 covered = 0;
-    for (; i < items_.size() && items_[i].object == object && items_[i].chunk == chunk; ++i) {
-      const Item& item = items_[i];
-      const u32 mask = item.mask & ~covered;
-      if (mask == 0 || item.order + 1 < erased_at) continue;
-      covered |= mask;
-      Run run = Run::empty(mask, item.kind);
-      if (item.kind == RunKind::data) {
-        const auto at = std::ranges::lower_bound(out.segments, item.segment);
-        run = Run::data(mask, static_cast<u32>(at - out.segments.begin()), item.frame);
-      }
-      out.entries.push_back({key_of(object_index, chunk), run});
-    }
-    std::sort(out.entries.begin() + static_cast<std::ptrdiff_t>(begin), out.entries.end(),
-              [](const Entry& x, const Entry& y) {
-                return std::countr_zero(x.run.mask) < std::countr_zero(y.run.mask);
-              });
-  }
-  drop_unused(out);
-
-  std::vector<ErasedRange> ranges;
-  ranges.reserve(erases_.size());
-  for (const Erase& erase : erases_) ranges.push_back(erase.range);
-  out.erased = join_ranges(std::move(ranges));
-
-  out.meta.reserve(meta_.size());
-  for (auto& [key, value] : meta_) out.meta.push_back({key, std::move(value)});
-  return out;
+const MetaEntry* find_meta(const Layer& layer, std::string_view key) {
+  const auto at = std::ranges::lower_bound(
+      layer.meta, key, {}, [](const MetaEntry& entry) { return std::string_view(entry.key); });
+  return at != layer.meta.end() && at->key == key ? &*at : nullptr;
 }
 
 }  // namespace zerofs::lsm

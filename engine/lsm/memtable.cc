@@ -1,12 +1,21 @@
 #include "engine/lsm/memtable.h"
 
 #include <algorithm>
+#include <numeric>
 
 namespace zerofs::lsm {
 
+namespace {
+// Freeing more than this at once would hold up the reactor.
+constexpr u64 kFreeBytesInline = 256 * kKiB;
+}  // namespace
+
 void Memtable::push(LayerRef layer) {
-  memory_bytes_ += layer->memory_bytes();
+  INVARIANT(layer != nullptr && layers_.size() == bytes_.size());
+  const u64 bytes = layer->memory_bytes();
+  memory_bytes_ += bytes;
   layers_.insert(layers_.begin(), std::move(layer));
+  bytes_.insert(bytes_.begin(), bytes);
   if (!folding_ && !gate_.closed()) {
     folding_ = true;
     gate_.spawn(fold_neighbours());
@@ -15,8 +24,8 @@ void Memtable::push(LayerRef layer) {
 
 u32 Memtable::find(ObjectId object, u64 chunk, u32 need, std::vector<Found>& out) const {
   for (const LayerRef& layer : layers_) {
-    need = find_in_layer(*layer, object, chunk, need, out);
     if (need == 0) break;
+    need = find_in_layer(*layer, object, chunk, need, out);
   }
   return need;
 }
@@ -28,37 +37,52 @@ const MetaEntry* Memtable::find_meta(std::string_view key) const {
   return nullptr;
 }
 
-bool Memtable::worth_folding(std::size_t newer) const {
-  return 2 * layers_[newer]->memory_bytes() >= layers_[newer + 1]->memory_bytes();
-}
-
 // One fold at a time. Pushes and freezes may happen while a worker folds: the result replaces
 // exactly the two layers that it was made of, and only if both are still here and unfrozen.
 Task<> Memtable::fold_neighbours() {
-  for (;;) {
-    const std::size_t free = layers_.size() - frozen_;
+  while (!gate_.closed()) {
+    const std::size_t unfrozen = layers_.size() - frozen_;
     std::size_t newer = 0;
-    while (newer + 1 < free && !worth_folding(newer)) ++newer;
-    if (newer + 1 >= free) break;
+    while (newer + 1 < unfrozen && !worth_folding(newer)) ++newer;
+    if (newer + 1 >= unfrozen) break;
 
-    auto fold_two = [a = layers_[newer], b = layers_[newer + 1]]() -> LayerRef {
-      return std::make_shared<const Layer>(fold(*a, *b));
+    // The job alone holds them, so that the last reference is dropped by free_on_worker().
+    const Layer* const first = layers_[newer].get();
+    auto fold_both = [a = layers_[newer], b = layers_[newer + 1]]() -> Sized {
+      auto folded = std::make_shared<const Layer>(fold(*a, *b));
+      const u64 bytes = folded->memory_bytes();
+      return {std::move(folded), bytes};
     };
-    const LayerRef a = layers_[newer];
-    const LayerRef b = layers_[newer + 1];
-    LayerRef folded = co_await offload(executor_, Priority::bulk, std::move(fold_two));
+    Sized folded = co_await offload(executor_, Priority::bulk, std::move(fold_both));
 
-    const auto at = std::ranges::find(layers_, a);
+    const auto at = std::ranges::find(layers_, first, &LayerRef::get);
     const std::size_t index = static_cast<std::size_t>(at - layers_.begin());
-    if (at == layers_.end() || index + 1 >= layers_.size() - frozen_ || layers_[index + 1] != b) {
-      continue;  // frozen meanwhile
-    }
-    memory_bytes_ += folded->memory_bytes();
-    memory_bytes_ -= a->memory_bytes() + b->memory_bytes();
-    layers_[index] = std::move(folded);
-    layers_.erase(layers_.begin() + static_cast<std::ptrdiff_t>(index) + 1);
+    if (index + 1 >= layers_.size() - frozen_) continue;  // frozen meanwhile, perhaps flushed
+    remove(index, index + 2);
+    memory_bytes_ += folded.bytes;
+    layers_.insert(layers_.begin() + static_cast<std::ptrdiff_t>(index), std::move(folded.layer));
+    bytes_.insert(bytes_.begin() + static_cast<std::ptrdiff_t>(index), folded.bytes);
   }
   folding_ = false;
+  co_return {};
+}
+
+void Memtable::remove(std::size_t begin, std::size_t end) {
+  const auto first = static_cast<std::ptrdiff_t>(begin);
+  const auto last = static_cast<std::ptrdiff_t>(end);
+  std::vector<LayerRef> removed(layers_.begin() + first, layers_.begin() + last);
+  const u64 bytes = std::accumulate(bytes_.begin() + first, bytes_.begin() + last, u64{0});
+  layers_.erase(layers_.begin() + first, layers_.begin() + last);
+  bytes_.erase(bytes_.begin() + first, bytes_.begin() + last);
+  memory_bytes_ -= bytes;
+  if (bytes > kFreeBytesInline && !gate_.closed()) {
+    gate_.spawn(free_on_worker(std::move(removed)));
+  }
+}
+
+Task<> Memtable::free_on_worker(std::vector<LayerRef> layers) {
+  auto free_them = [layers = std::move(layers)]() mutable { layers.clear(); };
+  co_await offload(executor_, Priority::bulk, std::move(free_them));
   co_return {};
 }
 
@@ -68,11 +92,8 @@ std::vector<LayerRef> Memtable::freeze() {
 }
 
 void Memtable::drop_frozen() {
-  for (std::size_t i = layers_.size() - frozen_; i < layers_.size(); ++i) {
-    memory_bytes_ -= layers_[i]->memory_bytes();
-  }
-  layers_.resize(layers_.size() - frozen_);
-  frozen_ = 0;
+  const std::size_t begin = layers_.size() - std::exchange(frozen_, 0);
+  remove(begin, layers_.size());
 }
 
 }  // namespace zerofs::lsm

@@ -30,15 +30,22 @@ class Memtable {
   // Removes the frozen layers: tables hold their content now.
   void drop_frozen();
 
-  // Ends when no fold is in progress; no pushes afterwards.
+  // Ends when no fold is in progress; none begins afterwards.
   Task<> close() { return gate_.close(); }
 
  private:
+  struct Sized {
+    LayerRef layer;
+    u64 bytes = 0;
+  };
   Task<> fold_neighbours();
-  bool worth_folding(std::size_t newer) const;
+  bool worth_folding(std::size_t newer) const { return 2 * bytes_[newer] >= bytes_[newer + 1]; }
+  void remove(std::size_t begin, std::size_t end);
+  Task<> free_on_worker(std::vector<LayerRef> layers);
 
   Executor& executor_;
   std::vector<LayerRef> layers_;
+  std::vector<u64> bytes_;  // of each layer, which takes long to count
   std::size_t frozen_ = 0;  // the last so many
   u64 memory_bytes_ = 0;
   bool folding_ = false;

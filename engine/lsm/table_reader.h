@@ -1,17 +1,21 @@
-// Reads one table. Its index is fetched at the first use with one suffix read and stays; blocks go
-// through the block cache.
+// Reads one table. The index is fetched at the first use with one read of the object's end and
+// stays; blocks go through the block cache. Whoever asks for what is being fetched waits for it.
 #pragma once
+
+#include <set>
 
 #include "engine/base/sync.h"
 #include "engine/format/manifest.h"
 #include "engine/lsm/block_cache.h"
+#include "engine/lsm/table_index.h"
+#include "engine/lsm/table_key.h"
 #include "engine/store/object_store.h"
 
 namespace zerofs::lsm {
 
 class TableReader {
  public:
-  // `keys`, `store` and `cache` outlive the reader; `salt` is of the table's term.
+  // `keys`, `store` and `cache` outlive the reader; `salt` is of the table's term. Nothing is read.
   TableReader(Runtime runtime, store::ObjectStore& store, const format::DatabaseKeys& keys,
               const format::Salt& salt, format::TableRecord record, BlockCache& cache);
   ~TableReader();
@@ -19,10 +23,12 @@ class TableReader {
 
   const format::TableRecord& record() const { return record_; }
 
+  // Errors of all that wait: corrupt (damaged or missing; the log names the object), or what the
+  // store said, after retrying for about a minute and a half.
+
   // Resolves what it can of `need`, appends it to `out`, returns what is still needed. The plain
   // call answers only from RAM: none means "would wait", and nothing was appended.
   std::optional<u32> try_find(ObjectId object, u64 chunk, u32 need, std::vector<Found>& out);
-  // Errors: corrupt (the log names the object).
   Task<u32> find(ObjectId object, u64 chunk, u32 need, std::vector<Found>& out);
 
   // None when the table says nothing of the key.
@@ -35,18 +41,19 @@ class TableReader {
 
  private:
   using Block = std::shared_ptr<const TableBlock>;
+
   bool in_range(std::string_view key) const {
     return key >= record_.first_key && key <= record_.last_key;
   }
-  Task<> load_index();
-  Task<> read_index();
-  Task<> read_retrying(u64 offset, MutableBytes out);
+  Task<> need_index();
+  Task<TableIndex> read_index();
   Task<Block> block(std::size_t index);
-  std::size_t block_for(std::string_view key) const;
-  Result<u32> find_in_block(const TableBlock& block, const std::string& key, ObjectId object,
-                            u64 chunk, u32 need, std::vector<Found>& out) const;
-  std::unexpected<Error> damaged(Error error) const;
-  u32 resolve_erased(ObjectId object, u64 chunk, u32 need, std::vector<Found>& out) const;
+  Task<Block> read_block(format::BlobPointer blob);
+  Task<> read_retrying(u64 offset, MutableBytes out);
+  Result<u32> find_in_block(const TableBlock& block, std::string_view key, ObjectId object,
+                            u64 chunk, u32 need, std::vector<Found>& out);
+  u32 find_in_erased(ObjectId object, u64 chunk, u32 need, std::vector<Found>& out) const;
+  std::unexpected<Error> damaged(Error error);
 
   Runtime runtime_;
   store::ObjectStore& store_;
@@ -56,9 +63,9 @@ class TableReader {
   std::string name_;
   BlockCache& cache_;
   std::optional<TableIndex> index_;
-  std::vector<SegmentId> segments_;
-  bool loading_ = false;
-  Event loaded_;
+  std::set<u64> flights_;  // what is being fetched, by offset
+  Event landed_;
+  bool damage_logged_ = false;
 };
 
 }  // namespace zerofs::lsm

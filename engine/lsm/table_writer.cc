@@ -1,18 +1,39 @@
 #include "engine/lsm/table_writer.h"
 
 #include <algorithm>
-#include <bit>
+#include <tuple>
+
+#include "engine/format/trailer.h"
+#include "engine/lsm/table_key.h"
 
 namespace zerofs::lsm {
 
 namespace {
+
+// What a piece adds to its plain bytes.
+constexpr u64 kPieceBytes = format::kSealOverhead + format::kPieceAlignment;
+// What the counts in front of the index's sections take.
+constexpr u64 kIndexHeadBytes = 64;
+constexpr u64 kRunBytesMax = 16;
+constexpr u64 kChunkRecordBytesMax = sizeof(DataKey) + kPagesPerChunk * kRunBytesMax;
+
 std::array<std::byte, 4> random_of(u64 seed, u64 number) {
   const u64 mixed = (seed + number) * 0x9e3779b97f4a7c15ull;
   std::array<std::byte, 4> out;
   std::memcpy(out.data(), reinterpret_cast<const std::byte*>(&mixed) + 4, out.size());
   return out;
 }
+
+bool repeats_a_frame(std::span<const Found> runs, std::size_t at) {
+  return std::ranges::any_of(runs.first(at), [&](const Found& run) {
+    return run.kind == RunKind::data && run.segment == runs[at].segment &&
+           run.frame.offset == runs[at].frame.offset;
+  });
+}
+
 }  // namespace
+
+// ---- one table
 
 TableWriter::TableWriter(const TableOptions& options, u64 number)
     : options_(options),
@@ -21,154 +42,178 @@ TableWriter::TableWriter(const TableOptions& options, u64 number)
   record_.id = {options.term, number};
 }
 
-void TableWriter::widen(const std::string& first, const std::string& last) {
-  const bool nothing = record_.first_key.empty();
-  if (nothing || first < record_.first_key) record_.first_key = first;
-  if (nothing || last > record_.last_key) record_.last_key = last;
-}
-
-u32 TableWriter::segment_index(SegmentId segment) {
-  const auto [at, added] =
-      segment_indexes_.insert({segment.value, static_cast<u32>(index_.segments.size())});
-  if (added) index_.segments.push_back({segment, 0});
+u32 TableWriter::use_segment(SegmentId segment, u64 bytes) {
+  const u32 next = static_cast<u32>(index_.segments.size());
+  const auto [at, added] = segment_index_.insert({segment.value, next});
+  if (added) {
+    index_.segments.push_back({segment, 0});
+    index_bytes_ += kIndexBytesPerSegment;
+  }
+  index_.segments[at->second].bytes += bytes;
   return at->second;
 }
 
-void TableWriter::add(std::string key, std::string_view value) {
+void TableWriter::add(std::string_view key, std::string_view value) {
   INVARIANT(last_key_.empty() || key > last_key_);
-  if (!block_.empty() && block_.bytes() + key.size() + value.size() > options_.block_bytes) {
+  if (!block_.empty() && block_.bytes_with(key.size() + value.size()) > options_.block_bytes) {
     finish_block();
   }
-  widen(key, key);
+  if (last_key_.empty()) record_.first_key = key;
   block_.add(key, value);
-  last_key_ = std::move(key);
+  last_key_ = key;
 }
 
 void TableWriter::finish_block() {
-  if (block_.empty()) return;
   const std::vector<std::byte> plain = block_.finish();
   const format::BlobPointer blob = format::seal_blob(cipher_, format::PieceKind::table_block, plain,
                                                      options_.compression, object_);
-  index_.blocks.push_back({last_key_, blob});
+  index_.add_block(last_key_, blob);
+  index_bytes_ += kIndexBytesPerBlock + last_key_.size();
 }
 
-void TableWriter::add_runs(ObjectId object, u64 chunk, std::span<const Entry> runs,
-                           const Layer& layer) {
-  std::vector<u32> segment_to(layer.segments.size());
-  for (const Entry& entry : runs) {
-    if (entry.run.kind() != RunKind::data) continue;
-    const u32 to = segment_index(layer.segments[entry.run.segment]);
-    segment_to[entry.run.segment] = to;
-    const FramePointer frame = entry.run.frame();
-    // Runs of one frame may lie in one chunk only, so neighbours are all there is to compare.
-    if (frames_.insert({{to, frame.offset}, 1}).second) {
-      index_.segments[to].bytes += frame.stored_bytes;
+void TableWriter::add_runs(ObjectId object, u64 chunk, std::span<const Found> runs) {
+  INVARIANT(!runs.empty() && runs.size() <= kPagesPerChunk);
+  run_segments_.clear();
+  for (std::size_t i = 0; i < runs.size(); ++i) {
+    if (runs[i].kind != RunKind::data) {
+      run_segments_.push_back(0);
+      continue;
     }
+    const u64 bytes = repeats_a_frame(runs, i) ? 0 : runs[i].frame.stored_bytes;
+    run_segments_.push_back(use_segment(runs[i].segment, bytes));
   }
-  frames_.clear();
-  add(data_key(object, chunk), encode_runs(runs, segment_to));
+  Writer value;
+  encode_runs(runs, run_segments_, value);
+  add(DataKey(object, chunk), text_of(value.bytes()));
   record_.entries += runs.size();
 }
 
 void TableWriter::add_meta(const MetaEntry& entry) {
-  add(meta_key(entry.key), encode_meta_value(entry.value));
+  add(meta_table_key(entry.key), encode_meta_value(entry.value));
   ++record_.meta_entries;
 }
 
 void TableWriter::add_erased(const ErasedRange& range) {
-  widen(data_key(range.object, range.first), data_key(range.object, range.last));
   index_.erased.push_back(range);
+  index_bytes_ += kIndexBytesPerErased;
   ++record_.erased_ranges;
 }
 
+bool TableWriter::has_room(u64 record_bytes, u64 segments) const {
+  // The record may end the current block and begin one, which needs another index item.
+  const u64 blocks = block_.bytes_with(record_bytes) + 2 * kPieceBytes;
+  const u64 index = index_bytes_ + kIndexHeadBytes + kPieceBytes +
+                    segments * kIndexBytesPerSegment + 2 * kIndexBytesPerBlock + last_key_.size() +
+                    record_bytes + 2 * kIndexBytesPerErased;
+  return object_.size() + blocks + index + kTableEndBytes <= options_.table_bytes_max;
+}
+
 BuiltTable TableWriter::finish() && {
-  finish_block();
-  const format::BlobPointer index =
-      format::seal_blob(cipher_, format::PieceKind::table_index, encode_index(index_),
-                        options_.compression, object_);
-  TableFooter footer{};
-  footer.index_offset = index.offset;
-  footer.index_stored_bytes = index.stored_bytes;
-  footer.index_plain_bytes = index.plain_bytes;
-  footer.index_codec = static_cast<u8>(index.codec);
-  footer.entries = record_.entries;
+  INVARIANT(!empty());
+  if (!block_.empty()) finish_block();
+  record_.last_key = last_key_;
+  if (!index_.erased.empty()) {
+    const ErasedRange& first = index_.erased.front();
+    const ErasedRange& last = index_.erased.back();
+    const DataKey first_key(first.object, first.first);
+    if (last_key_.empty() || first_key.text() < record_.first_key) record_.first_key = first_key;
+    record_.last_key = std::max<std::string_view>(last_key_, DataKey(last.object, last.last));
+  }
+  index_.entries = record_.entries;
+  index_.meta_entries = record_.meta_entries;
+  const format::BlobPointer index = format::seal_blob(
+      cipher_, format::PieceKind::table_index, encode_index(index_), options_.compression, object_);
+  const TableFooter footer = encode_table_footer(index);
 
   const u64 begin = object_.size();
   const u64 offset = format::align_piece(begin);
-  object_.resize(offset + kTableEndBytes);
-  std::memset(object_.data() + begin, 0, object_.size() - begin);
+  object_.resize(offset + kTableFooterSealedBytes);
+  std::memset(object_.data() + begin, 0, offset - begin);
   cipher_.seal(format::PieceKind::table_footer, offset, Codec::raw, sizeof footer,
-               struct_bytes(footer),
-               object_.mutable_bytes().subspan(offset, kTableFooterSealedBytes));
-  std::memcpy(object_.data() + object_.size() - 16, kTableMagic, sizeof kTableMagic);
+               struct_bytes(footer), object_.mutable_bytes().subspan(offset));
+  object_.append(struct_bytes(format::trailer_of(format::kTableMagic)));
   record_.object_bytes = object_.size();
   return {std::move(record_), std::move(object_)};
 }
 
-namespace {
+// ---- several
 
-// Hands out the erased ranges in order, cut at table boundaries.
-class ErasedParts {
- public:
-  explicit ErasedParts(const std::vector<ErasedRange>& erased)
-      : rest_(erased.begin(), erased.end()) {}
+TableSplitter::TableSplitter(const TableOptions& options) : options_(options) {
+  writer_.emplace(options_, options_.first_number);
+}
 
-  // What lies at or below (object, chunk).
-  void give_up_to(ObjectId object, u64 chunk, TableWriter& writer) {
-    while (next_ < rest_.size()) {
-      ErasedRange& range = rest_[next_];
-      if (range.object > object || (range.object == object && range.first > chunk)) return;
-      if (range.object == object && range.last > chunk) {
-        // A part is no longer the deletion of a whole object: only less droppable for that.
-        writer.add_erased({range.object, range.first, chunk, false});
-        range.first = chunk + 1;
-        range.whole_object = false;
-        return;
-      }
-      writer.add_erased(range);
-      ++next_;
+void TableSplitter::cut() {
+  if (writer_->empty()) return;
+  out_.push_back(std::move(*writer_).finish());
+  writer_.emplace(options_, options_.first_number + out_.size());
+}
+
+void TableSplitter::write_open_range() {
+  if (open_) writer_->add_erased(*open_);
+  open_.reset();
+}
+
+void TableSplitter::add_erased(const ErasedRange& range) {
+  write_open_range();
+  if (!writer_->has_room(0, 0)) cut();
+  open_ = range;
+}
+
+void TableSplitter::add_runs(ObjectId object, u64 chunk, std::span<const Found> runs) {
+  if (open_ && std::tie(open_->object, open_->last) < std::tie(object, chunk)) write_open_range();
+  INVARIANT(!open_ || (open_->object == object && open_->first <= chunk));
+  if (!writer_->has_room(kChunkRecordBytesMax, runs.size())) {
+    if (open_ && open_->first < chunk) {
+      ErasedRange before = *open_;
+      before.last = chunk - 1;
+      writer_->add_erased(before);
+      open_->first = chunk;
     }
+    cut();
   }
-  void give_rest(TableWriter& writer) {
-    for (; next_ < rest_.size(); ++next_) writer.add_erased(rest_[next_]);
-  }
+  writer_->add_runs(object, chunk, runs);
+}
 
- private:
-  std::vector<ErasedRange> rest_;
-  std::size_t next_ = 0;
-};
+void TableSplitter::add_meta(const MetaEntry& entry) {
+  write_open_range();
+  const u64 bytes = entry.key.size() + (entry.value ? entry.value->size() : 0) + 2;
+  if (!writer_->has_room(bytes, 0)) cut();
+  writer_->add_meta(entry);
+}
 
-}  // namespace
+std::vector<BuiltTable> TableSplitter::finish() && {
+  write_open_range();
+  cut();
+  return std::move(out_);
+}
 
 std::vector<BuiltTable> build_tables(const Layer& layer, const TableOptions& options) {
-  std::vector<BuiltTable> out;
-  u64 number = options.first_number;
-  auto writer = std::make_unique<TableWriter>(options, number++);
-  ErasedParts erased(layer.erased);
-  const auto cut = [&] {
-    out.push_back(std::move(*writer).finish());
-    writer = std::make_unique<TableWriter>(options, number++);
-  };
-
+  TableSplitter out(options);
+  std::span<const ErasedRange> erased = layer.erased;
+  std::vector<Found> runs;
   for (std::size_t i = 0; i < layer.entries.size();) {
-    std::size_t end = i + 1;
-    while (end < layer.entries.size() && layer.entries[end].key == layer.entries[i].key) ++end;
+    const u64 key = layer.entries[i].key;
     const EntryView at = view_of(layer, layer.entries[i]);
-    writer->add_runs(at.object, at.chunk, std::span(layer.entries).subspan(i, end - i), layer);
-    i = end;
-    if (writer->bytes() >= options.table_bytes_max && i < layer.entries.size()) {
-      erased.give_up_to(at.object, at.chunk, *writer);
-      cut();
+    runs.clear();
+    for (; i < layer.entries.size() && layer.entries[i].key == key; ++i) {
+      const Run& run = layer.entries[i].run;
+      if (run.kind() == RunKind::data) {
+        runs.push_back({run.mask, RunKind::data, layer.segments[run.segment], run.frame()});
+      } else {
+        runs.push_back({run.mask, run.kind(), {}, {}});
+      }
     }
+    const auto begun = [&](const ErasedRange& range) {
+      return std::tie(range.object, range.first) <= std::tie(at.object, at.chunk);
+    };
+    for (; !erased.empty() && begun(erased.front()); erased = erased.subspan(1)) {
+      out.add_erased(erased.front());
+    }
+    out.add_runs(at.object, at.chunk, runs);
   }
-  // Data keys sort before meta keys, so what is left of the ranges belongs before the meta.
-  erased.give_rest(*writer);
-  for (const MetaEntry& entry : layer.meta) {
-    if (writer->bytes() >= options.table_bytes_max) cut();
-    writer->add_meta(entry);
-  }
-  if (!writer->empty()) out.push_back(std::move(*writer).finish());
-  return out;
+  for (const ErasedRange& range : erased) out.add_erased(range);
+  for (const MetaEntry& entry : layer.meta) out.add_meta(entry);
+  return std::move(out).finish();
 }
 
 }  // namespace zerofs::lsm

@@ -1,18 +1,21 @@
-// Tables from sorted records (FORMAT.md, "Table"): blocks, then one blob with index, segment
-// references and erased ranges, then the footer, so that one suffix read opens a table.
+// Tables from sorted records (FORMAT.md, "Table"): blocks, then one blob with index, references and
+// erased ranges, then the footer, so that one read of the end opens a table. Any thread.
 #pragma once
+
+#include <unordered_map>
 
 #include "engine/format/manifest.h"
 #include "engine/lsm/table_block.h"
+#include "engine/lsm/table_index.h"
 
 namespace zerofs::lsm {
 
 struct TableOptions {
   const format::DatabaseKeys& keys;
-  format::Salt salt;
+  format::Salt salt;  // of the term
   Term term;
-  u64 first_number = 0;  // of the tables that are made
-  u64 random_seed = 0;   // fresh for every call: a number is sealed once, this is belt and braces
+  u64 first_number = 0;  // of the tables that are made; a number is sealed once
+  u64 random_seed = 0;   // fresh for every call
   u64 table_bytes_max = 64 * kMiB;
   u32 block_bytes = 16 * kKiB;  // plain
   format::Compression compression = {.level = 3};
@@ -23,39 +26,60 @@ struct BuiltTable {
   Buffer object;
 };
 
-// One table, record by record in key order; a chunk's key comes once.
+// One table. Runs and meta come in key order, each key once; erased ranges in order among
+// themselves.
 class TableWriter {
  public:
   TableWriter(const TableOptions& options, u64 number);
 
-  void add_runs(ObjectId object, u64 chunk, std::span<const Entry> runs, const Layer& layer);
+  void add_runs(ObjectId object, u64 chunk, std::span<const Found> runs);
   void add_meta(const MetaEntry& entry);
-  // In order; ranges are in the table's key range too.
   void add_erased(const ErasedRange& range);
 
-  u64 bytes() const { return object_.size() + block_.bytes(); }
   bool empty() const { return record_.entries + record_.meta_entries + record_.erased_ranges == 0; }
+  // Whether the finished object stays within table_bytes_max with one more record of at most so
+  // many bytes, key and value, and one more erased range.
+  bool has_room(u64 record_bytes, u64 segments) const;
   BuiltTable finish() &&;
 
  private:
-  void add(std::string key, std::string_view value);
+  void add(std::string_view key, std::string_view value);
   void finish_block();
-  void widen(const std::string& first, const std::string& last);
-  u32 segment_index(SegmentId segment);
+  u32 use_segment(SegmentId segment, u64 bytes);
 
   const TableOptions& options_;
   format::ObjectCipher cipher_;
   format::TableRecord record_;
   Buffer object_;
   BlockBuilder block_;
-  std::string last_key_;
+  std::string last_key_;  // of a record
   TableIndex index_;
-  std::map<u64, u32> segment_indexes_;
-  std::map<std::pair<u32, u64>, u32> frames_;  // counted once each
+  u64 index_bytes_ = 0;  // at most, when encoded
+  std::unordered_map<u64, u32> segment_index_;
+  std::vector<u32> run_segments_;  // of the chunk being added
 };
 
-// Cuts a layer into disjoint tables of at most about table_bytes_max, in key order. Erased ranges
-// are clipped so that the tables tile the range of the layer. Any thread.
+// Cuts a sorted stream into tables of at most table_bytes_max (more only when a single record is
+// larger). Their ranges are disjoint: an erased range that spans a cut is divided. Calls come in
+// order: a range before the runs at or behind its first chunk, meta at the end.
+class TableSplitter {
+ public:
+  explicit TableSplitter(const TableOptions& options);
+  void add_erased(const ErasedRange& range);
+  void add_runs(ObjectId object, u64 chunk, std::span<const Found> runs);
+  void add_meta(const MetaEntry& entry);
+  std::vector<BuiltTable> finish() &&;
+
+ private:
+  void write_open_range();
+  void cut();
+
+  const TableOptions& options_;
+  std::optional<TableWriter> writer_;
+  std::optional<ErasedRange> open_;  // begun, not written: a cut may still divide it
+  std::vector<BuiltTable> out_;
+};
+
 std::vector<BuiltTable> build_tables(const Layer& layer, const TableOptions& options);
 
 }  // namespace zerofs::lsm
