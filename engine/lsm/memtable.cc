@@ -37,18 +37,26 @@ const MetaEntry* Memtable::find_meta(std::string_view key) const {
   return nullptr;
 }
 
+// The smallest pair first: a backlog of n equal layers then costs n log n, not n².
+std::optional<std::size_t> Memtable::next_fold() const {
+  std::optional<std::size_t> best;
+  for (std::size_t i = 0; i + 1 < layers_.size() - frozen_; ++i) {
+    if (2 * bytes_[i] < bytes_[i + 1]) continue;
+    if (!best || bytes_[i] + bytes_[i + 1] < bytes_[*best] + bytes_[*best + 1]) best = i;
+  }
+  return best;
+}
+
 // One fold at a time. Pushes and freezes may happen while a worker folds: the result replaces
 // exactly the two layers that it was made of, and only if both are still here and unfrozen.
 Task<> Memtable::fold_neighbours() {
   while (!gate_.closed()) {
-    const std::size_t unfrozen = layers_.size() - frozen_;
-    std::size_t newer = 0;
-    while (newer + 1 < unfrozen && !worth_folding(newer)) ++newer;
-    if (newer + 1 >= unfrozen) break;
+    const std::optional<std::size_t> newer = next_fold();
+    if (!newer) break;
 
     // The job alone holds them, so that the last reference is dropped by free_on_worker().
-    const Layer* const first = layers_[newer].get();
-    auto fold_both = [a = layers_[newer], b = layers_[newer + 1]]() -> Sized {
+    const Layer* const first = layers_[*newer].get();
+    auto fold_both = [a = layers_[*newer], b = layers_[*newer + 1]]() -> Sized {
       auto folded = std::make_shared<const Layer>(fold(*a, *b));
       const u64 bytes = folded->memory_bytes();
       return {std::move(folded), bytes};

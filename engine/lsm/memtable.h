@@ -39,7 +39,8 @@ class Memtable {
     u64 bytes = 0;
   };
   Task<> fold_neighbours();
-  bool worth_folding(std::size_t newer) const { return 2 * bytes_[newer] >= bytes_[newer + 1]; }
+  // Index of the newer of two unfrozen neighbours, if any are worth folding.
+  std::optional<std::size_t> next_fold() const;
   void remove(std::size_t begin, std::size_t end);
   Task<> free_on_worker(std::vector<LayerRef> layers);
 
