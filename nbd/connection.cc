@@ -18,7 +18,7 @@ Connection::Connection(Server& server, int fd)
       input_(kInputBytesMin),
       output_(server.db_),
       receive_op_(*this, &Connection::received),
-      direct_op_(*this, &Connection::direct_received),
+      direct_op_(*this, &Connection::window_received),
       send_op_(*this, &Connection::sent),
       continue_op_(*this, &Connection::continued),
       handshake_timer_(*this),
@@ -42,7 +42,6 @@ Task<> Connection::run() {
   co_await gate_.close();
   reactor_.disarm(handshake_timer_);
   if (direct_ && !direct_->pages.empty()) db_.return_pages(direct_->pages);
-  if (direct_ && transmitting_) volume_->mutation_ends();
   if (transmitting_) volume_->session_ends();
   server_.gone(*this);
   co_return {};
@@ -50,11 +49,12 @@ Task<> Connection::run() {
 
 bool Connection::ended() const {
   const bool nothing_in_ring = !receiving_ && !sending_ && !continuing_ && !queued;
-  const bool quiet = gate_.count() == 0 && !waiting_for_pages_;
+  const bool quiet = gate_.count() == 0 && !window_waits_;
   return nothing_in_ring && quiet && (dead_ || (!reading_ && !output_.has_pending()));
 }
 
 void Connection::look_at_end() {
+  if (shutting_down_ && gate_.count() == 0 && !direct_) stop_reading();
   if (ended()) changed_.wake_all();
 }
 
@@ -80,7 +80,6 @@ void Connection::shut_down() {
     return;
   }
   shutting_down_ = true;
-  if (gate_.count() == 0 && !direct_) stop_reading();
   look_at_end();
 }
 
@@ -151,7 +150,6 @@ void Connection::negotiate() {
     case Negotiation::State::more:
       // A client that sends options and never reads the answers.
       if (output_.queued_bytes() > kQueuedBytesMax) kill();
-      make_input_room(Negotiation::kInputBytesMax);
       break;
     case Negotiation::State::close: stop_reading(); break;
     case Negotiation::State::transmission: begin_transmission(); break;
@@ -201,8 +199,8 @@ std::vector<ExportView> Connection::list() {
 }
 
 bool Connection::must_pause() const {
-  return output_.queued_bytes() > kQueuedBytesMax || gate_.count() >= kRequestsMax ||
-         waiting_bytes_ > kWaitingBytesMax;
+  return output_.queued_bytes() + reading_bytes_ > kQueuedBytesMax ||
+         gate_.count() >= kRequestsMax || waiting_bytes_ > kWaitingBytesMax;
 }
 
 void Connection::parse_requests() {
@@ -265,8 +263,7 @@ bool Connection::take_write(const ParsedRequest& parsed) {
     ++server_.stats_.requests;
     direct_ = std::make_unique<Direct>();
     direct_->request = request;
-    volume_->mutation_begins();
-    start_direct();
+    next_window();
     return false;
   }
   if (have < whole) {
@@ -302,66 +299,71 @@ void Connection::continued(i32) {
 
 // ---- large payloads
 
-void Connection::start_direct() {
+// Finds a place for the next part of the payload and receives it there.
+void Connection::next_window() {
   Direct& direct = *direct_;
-  const Request& request = direct.request;
-  const bool aligned = (request.offset | request.length) % kPageBytes == 0;
-  if (!aligned) {
-    direct.body = Buffer(request.length);
-  } else if (!db_.try_take_pages(request.length / kPageBytes, direct.pages)) {
-    waiting_for_pages_ = true;
-    gate_.spawn(wait_for_pages());
+  const u32 left = direct.request.length - direct.done;
+  direct.received = 0;
+  direct.bytes = std::min(left, kWindowBytes);
+  const bool in_pages = direct.offset() % kPageBytes == 0 && left >= kPageBytes;
+  if (!in_pages || direct.error != Errno::ok) {
+    if (direct.body.size() < direct.bytes) direct.body = Buffer(direct.bytes);
+    receive_window();
     return;
   }
-  receive_direct();
+  direct.bytes -= direct.bytes % kPageBytes;
+  if (db_.try_take_pages(direct.bytes / kPageBytes, direct.pages)) {
+    receive_window();
+  } else {
+    window_waits_ = true;
+    gate_.spawn(wait_for_pages());
+  }
 }
 
 Task<> Connection::wait_for_pages() {
-  Direct& direct = *direct_;
   const Result<> taken =
-      co_await as_result(db_.take_pages(direct.request.length / kPageBytes, direct.pages));
-  waiting_for_pages_ = false;
+      co_await as_result(db_.take_pages(direct_->bytes / kPageBytes, direct_->pages));
+  window_waits_ = false;
   if (!taken) {
     kill();  // the database is closing or fenced
   } else if (!dead_) {
-    receive_direct();
+    receive_window();
   }
   changed_.wake_all();
   co_return {};
 }
 
-// Takes what is buffered already, then receives the rest in place.
-void Connection::receive_direct() {
+MutableBytes Connection::window_at(u32 at) {
   Direct& direct = *direct_;
-  const u64 length = direct.request.length;
-  const auto place = [&](u64 at) -> MutableBytes {
-    if (direct.pages.empty()) return direct.body.mutable_bytes().subspan(at);
-    return MutableBytes(db_.page_data(direct.pages[at / kPageBytes]), kPageBytes)
-        .subspan(at % kPageBytes);
-  };
-  while (direct.received < length && begin_ < end_) {
-    const MutableBytes to = place(direct.received);
-    const std::size_t count =
-        std::min<std::size_t>({to.size(), end_ - begin_, length - direct.received});
+  if (direct.pages.empty()) return direct.body.mutable_bytes().subspan(at, direct.bytes - at);
+  std::byte* page = db_.page_data(direct.pages[at / kPageBytes]);
+  return MutableBytes(page, kPageBytes).subspan(at % kPageBytes);
+}
+
+// Takes what is buffered already, then receives the rest in place.
+void Connection::receive_window() {
+  Direct& direct = *direct_;
+  while (direct.received < direct.bytes && begin_ < end_) {
+    const MutableBytes to = window_at(direct.received);
+    const u32 count = static_cast<u32>(std::min<std::size_t>(to.size(), end_ - begin_));
     std::memcpy(to.data(), input_.data() + begin_, count);
     begin_ += count;
     direct.received += count;
   }
-  if (direct.received == length) {
-    finish_direct();
+  if (direct.received == direct.bytes) {
+    apply_window();
     return;
   }
   direct.vectors.clear();
-  for (u64 at = direct.received; at < length && direct.vectors.size() < IOV_MAX;) {
-    const MutableBytes to = place(at);
-    const std::size_t count = std::min<std::size_t>(to.size(), length - at);
+  for (u32 at = direct.received; at < direct.bytes;) {
+    const MutableBytes to = window_at(at);
+    at += static_cast<u32>(to.size());
     iovec* last = direct.vectors.empty() ? nullptr : &direct.vectors.back();
     if (last != nullptr && static_cast<std::byte*>(last->iov_base) + last->iov_len == to.data()) {
-      last->iov_len += count;
+      last->iov_len += to.size();
     } else {
-      direct.vectors.push_back({to.data(), count});
+      direct.vectors.push_back({to.data(), to.size()});
     }
-    at += count;
   }
   direct.message.msg_iov = direct.vectors.data();
   direct.message.msg_iovlen = direct.vectors.size();
@@ -371,26 +373,62 @@ void Connection::receive_direct() {
   receiving_ = true;
 }
 
-void Connection::direct_received(i32 result) {
+void Connection::window_received(i32 result) {
   receiving_ = false;
   if (result <= 0 || dead_) {
     kill();
-    changed_.wake_all();
     return;
   }
-  direct_->received += static_cast<u64>(result);
-  receive_direct();
+  direct_->received += static_cast<u32>(result);
+  receive_window();
 }
 
-void Connection::finish_direct() {
-  const std::unique_ptr<Direct> direct = std::move(direct_);
-  if (!direct->pages.empty()) {
-    db_.write_pages(volume_->object(), direct->request.offset / kPageBytes, direct->pages);
-    volume_->mutation_ends();
-    after_change(direct->request);
+void Connection::apply_window() {
+  Direct& direct = *direct_;
+  // The volume may have shrunk since the request was let in.
+  if (direct.error == Errno::ok && direct.offset() + direct.bytes > volume_->size()) {
+    direct.error = Errno::nospc;
+  }
+  if (direct.error != Errno::ok) {
+    db_.return_pages(direct.pages);
+  } else if (!direct.pages.empty()) {
+    db_.write_pages(volume_->object(), direct.offset() / kPageBytes, direct.pages);
+  } else if (!db_.try_write(volume_->object(), direct.offset(),
+                            direct.body.bytes().first(direct.bytes))) {
+    window_waits_ = true;
+    gate_.spawn(apply_window_slowly());
+    return;
+  }
+  direct.pages.clear();
+  window_applied();
+}
+
+Task<> Connection::apply_window_slowly() {
+  volume_->mutation_begins();
+  const Result<> written = co_await as_result(
+      db_.write(volume_->object(), direct_->offset(), direct_->body.bytes().first(direct_->bytes)));
+  volume_->mutation_ends();
+  window_waits_ = false;
+  if (!written) direct_->error = errno_of(written.error());
+  if (!dead_) window_applied();
+  changed_.wake_all();
+  co_return {};
+}
+
+void Connection::window_applied() {
+  Direct& direct = *direct_;
+  direct.done += direct.bytes;
+  if (direct.done != direct.request.length) {
+    next_window();
+    return;
+  }
+  const Request request = direct.request;
+  const Errno error = direct.error;
+  direct_.reset();
+  if (error == Errno::ok) {
+    after_change(request);
   } else {
-    waiting_bytes_ += direct->body.size();
-    gate_.spawn(slow_write(direct->request, std::move(direct->body)));
+    reply_error(request, error);
   }
   process();
 }
@@ -422,7 +460,6 @@ void Connection::sent(i32 result) {
   sending_ = false;
   if (result <= 0) {
     kill();
-    changed_.wake_all();
     return;
   }
   const bool all = output_.sent(static_cast<u64>(result));

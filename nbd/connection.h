@@ -5,7 +5,8 @@
 // turn. What has to wait (a cold read, a full cache, a flush) becomes a coroutine of this
 // connection's gate.
 //
-// The payload of a large aligned WRITE is received straight into pages of the slab.
+// The payload of a large WRITE is received window by window where it will stay: page-aligned parts
+// straight into pages of the slab. Only one window is held, however large the request.
 #pragma once
 
 #include "nbd/negotiation.h"
@@ -16,13 +17,16 @@
 namespace zerofs::nbd {
 
 // What one connection may hold before its socket is not read any further.
-constexpr u64 kQueuedBytesMax = 16 * kMiB;     // replies not sent yet
+constexpr u64 kQueuedBytesMax = 8 * kMiB;      // replies not sent yet, and cold reads
 constexpr u32 kRequestsMax = 1024;             // in progress
-constexpr u64 kWaitingBytesMax = 8 * kMiB;     // payloads that wait for room in the cache
+constexpr u64 kWaitingBytesMax = 1 * kMiB;     // payloads that wait for room in the cache
 constexpr u32 kRequestsPerTurn = 512;          // then other connections get their turn
-constexpr std::size_t kInputBytesMin = 64 * kKiB;
-constexpr std::size_t kInputBytesMax = 512 * kKiB;
+constexpr std::size_t kInputBytesMin = 16 * kKiB;
+constexpr std::size_t kInputBytesMax = 256 * kKiB;
 constexpr u32 kDirectBytesMin = 32 * kKiB;     // payloads from here on bypass the input buffer
+constexpr u32 kWindowBytes = 256 * kKiB;       // of such a payload, held at a time
+
+Errno errno_of(const Error& error);
 
 class Connection final : private TurnHook, private ExportDirectory {
  public:
@@ -51,14 +55,18 @@ class Connection final : private TurnHook, private ExportDirectory {
     void fire() override { connection.kill(); }
     Connection& connection;
   };
-  // A WRITE whose payload is being received where it will stay.
+  // A WRITE whose payload is being received where it will stay, and its window.
   struct Direct {
     Request request;
-    std::vector<cache::PageIndex> pages;  // page-aligned writes…
-    Buffer body;                          // …all others
-    u64 received = 0;
+    u32 done = 0;                         // bytes of the request before the window
+    u32 bytes = 0;                        // of the window
+    u32 received = 0;                     // … that have come
+    std::vector<cache::PageIndex> pages;  // a page-aligned window…
+    Buffer body;                          // …any other
+    Errno error = Errno::ok;              // the first one; what follows is only received
     std::vector<iovec> vectors;
     msghdr message{};
+    u64 offset() const { return request.offset + done; }
   };
 
   // ExportDirectory
@@ -79,22 +87,25 @@ class Connection final : private TurnHook, private ExportDirectory {
   void continued(i32 result);
 
   // Large payloads
-  void start_direct();
-  void receive_direct();
-  void direct_received(i32 result);
-  void finish_direct();
+  void next_window();
   Task<> wait_for_pages();
+  MutableBytes window_at(u32 at);
+  void receive_window();
+  void window_received(i32 result);
+  void apply_window();
+  Task<> apply_window_slowly();
+  void window_applied();
 
   // Execution
   void execute(const Request& request);
   bool reading_fast(const Request& request);
   void after_change(const Request& request);
-  Task<> slow(Request request);
   Task<> slow_write(Request request, Buffer data);
   Task<> finish_durably(Request request);
-  Task<> execute_slow(Request request);
-  Task<> read_slow(const Request& request);
-  Task<> block_status(const Request& request);
+  Task<> run_command(Request request);
+  Task<> read_slow(Request request);
+  Task<> send_parts(const Request& request);
+  Task<> block_status(Request request);
 
   // Output
   void reply_ok(u64 cookie);
@@ -125,7 +136,7 @@ class Connection final : private TurnHook, private ExportDirectory {
   std::size_t end_ = 0;
   u64 drain_bytes_ = 0;    // of a refused payload, still to come
   std::unique_ptr<Direct> direct_;
-  bool waiting_for_pages_ = false;
+  bool window_waits_ = false;  // for pages, or to be applied
 
   ReplyQueue output_;
   msghdr message_{};
@@ -139,6 +150,7 @@ class Connection final : private TurnHook, private ExportDirectory {
   bool shutting_down_ = false;
   bool dead_ = false;
   u64 waiting_bytes_ = 0;
+  u64 reading_bytes_ = 0;
 
   Op receive_op_;
   Op direct_op_;

@@ -1,6 +1,4 @@
 // What requests do, and how they are answered.
-#include <spdlog/spdlog.h>
-
 #include <algorithm>
 
 #include "nbd/connection.h"
@@ -11,7 +9,22 @@ namespace {
 
 constexpr u32 kExtentsMax = 1 << 16;        // in one block status reply
 constexpr u32 kReadStepBytes = 8u << 20;    // of a structured read larger than the payload limit
-constexpr u32 kExtentBytesMax = UINT32_MAX & ~u32{511};
+
+u32 state_of(ExtentKind kind) {
+  switch (kind) {
+    case ExtentKind::data: return 0;
+    case ExtentKind::zero: return kStateZero;
+    case ExtentKind::hole: break;
+  }
+  return kStateHole | kStateZero;
+}
+
+// Zeroing whole pages changes only metadata; parts of pages have to be read and written.
+bool can_be_fast(const Request& request) {
+  return (request.offset | request.length) % kPageBytes == 0;
+}
+
+}  // namespace
 
 Errno errno_of(const Error& error) {
   switch (error.code()) {
@@ -24,45 +37,32 @@ Errno errno_of(const Error& error) {
   }
 }
 
-u32 state_of(ExtentKind kind) {
-  switch (kind) {
-    case ExtentKind::data: return 0;
-    case ExtentKind::zero: return kStateZero;
-    case ExtentKind::hole: break;
-  }
-  return kStateHole | kStateZero;
-}
-
-}  // namespace
-
 void Connection::execute(const Request& request) {
   switch (request.command) {
     case Command::read:
-      if (reading_fast(request)) return;
+      if (!reading_fast(request)) gate_.spawn(read_slow(request));
       break;
+    case Command::block_status: gate_.spawn(block_status(request)); break;
     case Command::flush:
-      after_change(request);
-      return;
     case Command::write:  // only without a payload
       after_change(request);
-      return;
-    case Command::trim:
+      break;
     case Command::write_zeroes:
+      if ((request.flags & kCmdFastZero) != 0 && !can_be_fast(request)) {
+        reply_error(request, Errno::notsup);
+        break;
+      }
+      [[fallthrough]];
+    case Command::trim:
+    case Command::cache:
       if (request.length == 0) {
         after_change(request);
-        return;
+      } else {
+        gate_.spawn(run_command(request));
       }
-      if ((request.flags & kCmdFastZero) != 0 &&
-          (request.offset | request.length) % kPageBytes != 0) {
-        // Parts of pages have to be read and written: not faster than a write.
-        reply_error(request, Errno::notsup);
-        return;
-      }
-      volume_->mutation_begins();
       break;
-    default: break;
+    case Command::disconnect: break;  // the end of input, see parse_requests()
   }
-  gate_.spawn(slow(request));
 }
 
 bool Connection::reading_fast(const Request& request) {
@@ -103,78 +103,78 @@ Task<> Connection::slow_write(Request request, Buffer data) {
   co_return {};
 }
 
-Task<> Connection::slow(Request request) {
-  Result<> result = co_await as_result(execute_slow(request));
-  const bool changes =
-      request.command == Command::trim || request.command == Command::write_zeroes;
-  if (changes) {
-    volume_->mutation_ends();
-    if (result && request.fua()) {
-      result = co_await as_result(db_.wait_durable(db_.position()));
-    }
-  }
-  // Reads and block status answer by themselves when they succeed.
-  const bool answered =
-      request.command == Command::read || request.command == Command::block_status;
-  if (!result || !answered) reply_result(request, result);
-  co_return {};
-}
-
-Task<> Connection::execute_slow(Request request) {
+// What has no answer but success: TRIM, WRITE_ZEROES, CACHE.
+Task<> Connection::run_command(Request request) {
   Object& object = volume_->object();
-  switch (request.command) {
-    case Command::read: co_await read_slow(request); break;
-    case Command::trim: co_await db_.discard(object, request.offset, request.length); break;
-    case Command::cache:
-      if (request.length != 0) co_await db_.prefetch(object, request.offset, request.length);
-      break;
-    case Command::write_zeroes: {
-      const auto as =
-          (request.flags & kCmdNoHole) != 0 ? Db::ZeroAs::zero : Db::ZeroAs::hole;
-      co_await db_.write_zeroes(object, request.offset, request.length, as);
-      break;
+  Result<> done;
+  if (request.command == Command::cache) {
+    done = co_await as_result(db_.prefetch(object, request.offset, request.length));
+  } else {
+    volume_->mutation_begins();
+    if (request.command == Command::trim) {
+      done = co_await as_result(db_.discard(object, request.offset, request.length));
+    } else {
+      const bool stay_allocated = (request.flags & kCmdNoHole) != 0;
+      done = co_await as_result(
+          db_.write_zeroes(object, request.offset, request.length,
+                           stay_allocated ? Db::ZeroAs::zero : Db::ZeroAs::hole));
     }
-    case Command::block_status: co_await block_status(request); break;
-    default: break;
+    volume_->mutation_ends();
   }
+  if (done && request.fua()) done = co_await as_result(db_.wait_durable(db_.position()));
+  reply_result(request, done);
   co_return {};
 }
 
-Task<> Connection::read_slow(const Request& request) {
-  // Beyond the payload limit (structured replies only) the answer is sent in parts, no faster than
-  // the client takes them.
+Task<> Connection::read_slow(Request request) {
+  reading_bytes_ += request.length;
+  const Result<> sent = co_await as_result(send_parts(request));
+  reading_bytes_ -= request.length;
+  if (!sent) reply_error(request, errno_of(sent.error()));
+  if (paused_) resume_later();
+  co_return {};
+}
+
+// Up to the payload limit the answer is sent whole; beyond it (structured replies only) in parts,
+// no faster than the client takes them.
+Task<> Connection::send_parts(const Request& request) {
   const u32 step = request.length > kPayloadBytesMax ? kReadStepBytes : request.length;
-  for (u64 at = 0; at < request.length || request.length == 0;) {
-    const u32 count = static_cast<u32>(std::min<u64>(step, request.length - at));
+  const bool whole = (request.flags & kCmdDf) != 0;
+  for (u32 at = 0;;) {
+    const u32 count = std::min(step, request.length - at);
     std::vector<Piece> pieces;
     co_await db_.read(volume_->object(), request.offset + at, count, pieces);
     const bool last = at + count == request.length;
-    reply_read(request.cookie, request.offset + at, pieces, last, (request.flags & kCmdDf) != 0);
+    reply_read(request.cookie, request.offset + at, pieces, last, whole);
+    if (last) co_return {};
     at += count;
-    if (last) break;
     while (output_.queued_bytes() > kQueuedBytesMax && !dead_) co_await drained_.wait();
     if (dead_) co_return {};
   }
-  co_return {};
 }
 
-Task<> Connection::block_status(const Request& request) {
+Task<> Connection::block_status(Request request) {
   const u32 count_max = (request.flags & kCmdReqOne) != 0 ? 1 : kExtentsMax;
-  const std::vector<Extent> extents = co_await db_.extents(
-      volume_->object(), request.offset, request.length, count_max);
-  // Extents end on multiples of 512, except at the end of an unaligned request.
+  const Result<std::vector<Extent>> extents = co_await as_result(
+      db_.extents(volume_->object(), request.offset, request.length, count_max));
+  if (!extents) {
+    reply_result(request, std::unexpected(extents.error()));
+    co_return {};
+  }
   ChunkHeader header;
   header.flags = kChunkDone;
   header.type = static_cast<u16>(Chunk::block_status);
   header.cookie = request.cookie;
-  header.length = static_cast<u32>(4 + extents.size() * 8);
+  header.length = static_cast<u32>(4 + extents->size() * 8);
   output_.add_struct(header);
-  output_.add_struct(Be<u32>(1));
-  for (const Extent& extent : extents) {
-    output_.add_struct(Be<u32>(static_cast<u32>(std::min<u64>(extent.bytes, kExtentBytesMax))));
+  output_.add_struct(Be<u32>(kAllocationId));
+  for (const Extent& extent : *extents) {
+    INVARIANT(extent.bytes <= request.length);
+    output_.add_struct(Be<u32>(static_cast<u32>(extent.bytes)));
     output_.add_struct(Be<u32>(state_of(extent.kind)));
   }
   queue_output();
+  if (paused_) resume_later();
   co_return {};
 }
 

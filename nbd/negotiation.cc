@@ -10,7 +10,6 @@ namespace {
 // list.
 constexpr u32 kOptionsMax = 32;
 constexpr std::string_view kAllocationContext = "base:allocation";
-constexpr u32 kAllocationId = 1;
 
 void append(std::vector<std::byte>& out, Bytes bytes) {
   out.insert(out.end(), bytes.begin(), bytes.end());

@@ -150,6 +150,7 @@ enum class Errno : u32 {
 };
 
 // ---- base:allocation
+constexpr u32 kAllocationId = 1;  // of the context, as we name it
 constexpr u32 kStateHole = 1 << 0;
 constexpr u32 kStateZero = 1 << 1;
 
