@@ -15,8 +15,8 @@
 
 namespace zerofs {
 
-// Sealed batches that may wait for upload before writers wait.
-constexpr u64 kSealedBatchesMax = 16;
+// Chunks that sealed batches may name beyond one per page of the slab, before writers wait.
+constexpr u32 kSealedChunksExtra = 65536;
 // Chunks with a fill in flight: bounds nodes beyond those that pages or batches need.
 constexpr u32 kFlightNodesMax = 65536;
 // A plain write call takes at most this much; the rest goes through the waiting path in steps.
@@ -166,6 +166,7 @@ class Db::Impl final : public cache::StaleJudge, public log::LogWriter::Listener
   log::OpenBatch open_;
   u32 batch_pages_max_ = 0;
   u64 sealed_pages_ = 0;
+  u64 sealed_chunks_ = 0;
   u64 taken_pages_ = 0;
   u64 dirty_share_pages_ = 0;
   u32 writers_waiting_ = 0;

@@ -31,8 +31,8 @@ Shares shares_of(u64 memory_bytes) {
 }
 
 u32 nodes_for(u64 slab_pages) {
-  // A node for each page in the worst case, for everything that batches hold, for fills in flight.
-  return static_cast<u32>(slab_pages + (kSealedBatchesMax + 2) * log::kBatchChunksMax +
+  // A node for each page in the worst case, for every chunk that batches name, for fills in flight.
+  return static_cast<u32>(2 * slab_pages + kSealedChunksExtra + 2 * log::kBatchChunksMax +
                           kFlightNodesMax);
 }
 
@@ -61,7 +61,11 @@ Db::Impl::Impl(Runtime runtime, store::ObjectStore& store, const format::Databas
       gate_(runtime.executor) {
   const Shares shares = shares_of(options_.memory_bytes);
   batch_pages_max_ = shares.batch_pages;
-  dirty_share_pages_ = shares.dirty_pages;
+  // The share holds the dirty pages and the bytes that they are sealed into.
+  dirty_share_pages_ =
+      shares.dirty_pages - log::LogWriter::buffer_bytes_max({.uploads_max = options_.uploads_max},
+                                                            u64{shares.batch_pages} * kPageBytes) /
+                               kPageBytes;
   memtable_layer_bytes_max_ = shares.layer_bytes;
   reading_pages_max_ = (shares.slab_pages - shares.dirty_pages) / 2;
 }

@@ -38,7 +38,8 @@ u64 Db::Impl::dirty_pages_max() const {
 bool Db::Impl::has_room(u32 pages) {
   const u64 wanted = dirty_pages() + pages;
   if (wanted > dirty_share_pages_ / 2 && wanted > dirty_pages_max()) return false;
-  if (log_.batches().size() >= kSealedBatchesMax) return false;
+  if (sealed_chunks_ >= slab_->page_count() + kSealedChunksExtra) return false;
+  if (memtable_.memory_bytes() >= memtable_layer_bytes_max_) return false;
   return slab_->available() >= pages || cache_.make_room(pages);
 }
 
@@ -394,6 +395,7 @@ void Db::Impl::seal_open(bool urgent) {
   batch->meta.reserve(open_.meta.size());
   for (auto& [key, value] : open_.meta) batch->meta.push_back({key, std::move(value)});
   sealed_pages_ += batch->pages.size();
+  sealed_chunks_ += batch->items.size();
   const u64 next = open_.seq + 1;
   open_ = log::OpenBatch{};
   open_.seq = next;
@@ -435,6 +437,7 @@ void Db::Impl::batch_durable(log::SealedBatch& batch) {
   }
   for (const PageIndex page : batch.pages) slab_->release(page);
   sealed_pages_ -= batch.pages.size();
+  sealed_chunks_ -= batch.items.size();
   durable_.wake_all();
   room_.wake_all();
   seal_wake_.wake_all();

@@ -1,4 +1,5 @@
 // zerofs: the program. Parse, set up the process, run the command.
+#include <malloc.h>
 #include <signal.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
@@ -26,6 +27,13 @@ void set_up_signals() {
   sigaddset(&set, SIGINT);
   sigprocmask(SIG_BLOCK, &set, nullptr);
   signal(SIGPIPE, SIG_IGN);
+}
+
+// Large buffers go back to the system when they are freed, and the store's threads share arenas, so
+// that --memory means what it says.
+void set_up_allocator() {
+  mallopt(M_MMAP_THRESHOLD, 1 << 20);
+  mallopt(M_ARENA_MAX, 2);
 }
 
 void raise_descriptor_limit() {
@@ -60,6 +68,7 @@ Exit run(const Options& options) {
 int main(int argc, char** argv) {
   using namespace zerofs::tools;
   protect_memory();
+  set_up_allocator();
   ParseOutcome parsed = parse_options(argc, argv);
   if (parsed.exit) return static_cast<int>(*parsed.exit);
   if (parsed.options.command != "serve") {

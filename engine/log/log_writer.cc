@@ -12,6 +12,8 @@ namespace {
 constexpr u32 kTriesBeforeLook = 3;
 // A batch this small is sealed on the reactor: the hand-off to a worker would cost more.
 constexpr std::size_t kInlinePagesMax = 2;
+// Fresh memory of this size costs more in page faults than in sealing.
+constexpr std::size_t kSpareBytesMin = kMiB;
 }  // namespace
 
 LogWriter::LogWriter(Runtime runtime, store::ObjectStore& store, const format::DatabaseKeys& keys,
@@ -89,7 +91,27 @@ struct LogWriter::SealJob final : Job {
   bool done = false;
 };
 
+Buffer LogWriter::take_buffer(std::size_t bytes) {
+  if (bytes >= kSpareBytesMin && !spare_.empty()) {
+    Buffer buffer = std::move(spare_.back());
+    spare_.pop_back();
+    buffer.resize(0);
+    return buffer;
+  }
+  return Buffer();
+}
+
+void LogWriter::keep_buffer(Buffer buffer) {
+  if (buffer.capacity() < kSpareBytesMin) return;
+  if (spare_.size() < options_.uploads_max + kSealedAhead) spare_.push_back(std::move(buffer));
+}
+
 Task<> LogWriter::seal(SealedBatch& batch) {
+  while (batch.seq >= durable_end_ + options_.uploads_max + kSealedAhead && !stopping()) {
+    co_await window_.wait();
+  }
+  if (stopping()) co_return {};
+  batch.object = take_buffer(batch.pages.size() * kPageBytes);
   SealInput input{.keys = keys_,
                   .slab = slab_,
                   .salt = salt_,
@@ -150,6 +172,7 @@ Task<> LogWriter::upload(SealedBatch& batch) {
     note_uploaded(batch.object.size());
     ++counters_.objects;
     counters_.bytes += batch.object.size();
+    keep_buffer(std::move(batch.object));
     batch.object = Buffer();
   }
   co_return {};

@@ -63,6 +63,10 @@ class LogWriter {
     u64 retries = 0;
   };
   const Counters& counters() const { return counters_; }
+  // What the buffers of objects being sealed and uploaded may take, for batches of this size.
+  static u64 buffer_bytes_max(const Options& options, u64 batch_bytes) {
+    return (options.uploads_max + kSealedAhead) * (batch_bytes + batch_bytes / 64);
+  }
   // Bytes of log objects that become durable per second while any upload runs; 0 before it is known.
   double upload_bytes_per_second() const { return upload_rate_; }
   // Since when uploads have been failing, and why; none while they succeed.
@@ -80,6 +84,13 @@ class LogWriter {
   void advance();
   void note_uploaded(u64 bytes);
   bool stopping() const { return abandoned_ || fenced_; }
+
+  Buffer take_buffer(std::size_t bytes);
+  void keep_buffer(Buffer buffer);
+
+  // Batches sealed beyond those that may be uploaded: enough to keep the uploads busy. The others
+  // wait as plain pages, which cost no second copy.
+  static constexpr u32 kSealedAhead = 2;
 
   Runtime runtime_;
   store::ObjectStore& store_;
@@ -100,6 +111,7 @@ class LogWriter {
   u32 uploading_ = 0;
   std::optional<Instant> failing_since_;
   Error last_error_{Code::retry, ""};
+  std::vector<Buffer> spare_;  // buffers of large objects, to be used again
   Event window_;  // the durable end moved, or we are stopping
   Gate gate_;
 };
