@@ -20,7 +20,10 @@ std::vector<std::byte> text(std::size_t bytes) {
   std::mt19937_64 random(1);
   constexpr std::string_view kWords[] = {"select ", "from ", "where ", "value ", "0.375 ", "id = "};
   std::string out;
-  while (out.size() < bytes) out += kWords[random() % std::size(kWords)] + std::to_string(random() % 1000);
+  while (out.size() < bytes) {
+    out += kWords[random() % std::size(kWords)];
+    out += std::to_string(random() % 1000);
+  }
   const Bytes raw = bytes_of(out);
   return {raw.begin(), raw.begin() + static_cast<std::ptrdiff_t>(bytes)};
 }
@@ -97,7 +100,7 @@ void cache_hit(benchmark::State& state) {
   auto slab = std::move(*cache::PageSlab::create(kPages));
   NoJudge judge;
   cache::PageCache cache(*slab, kPages, judge);
-  Object* object = cache.open_object({1});
+  cache::Object* object = cache.open_object({1});
   for (u32 page = 0; page < kPages; ++page) {
     cache::Node& node = cache.find_or_create(*object, page / kPagesPerChunk);
     cache.set_page(node, page % kPagesPerChunk, slab->allocate());

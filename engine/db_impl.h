@@ -108,6 +108,7 @@ class Db::Impl final : public cache::StaleJudge, public log::LogWriter::Listener
   Task<> wait_for_room(u32 pages);
   void put_page(cache::Node& node, u32 index, cache::PageIndex page);
   void put_bytes(cache::Node& node, u32 index, u32 begin, Bytes data);
+  Task<> populate_slab();
   void mark_open(cache::Node& node, u32 index, bool was_open_memory);
   void drop_node_pages(cache::Node& node, u32 mask);
   void erase_chunks(Object& object, u64 first, u64 last, bool whole_object);
@@ -170,6 +171,7 @@ class Db::Impl final : public cache::StaleJudge, public log::LogWriter::Listener
   u64 taken_pages_ = 0;
   u64 dirty_share_pages_ = 0;
   u32 writers_waiting_ = 0;
+  bool populating_ = false;
   Event room_;  // pages were released, or batches became durable
   AgeTimer age_timer_;
 

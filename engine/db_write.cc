@@ -40,7 +40,18 @@ bool Db::Impl::has_room(u32 pages) {
   if (wanted > dirty_share_pages_ / 2 && wanted > dirty_pages_max()) return false;
   if (sealed_chunks_ >= slab_->page_count() + kSealedChunksExtra) return false;
   if (memtable_.memory_bytes() >= memtable_layer_bytes_max_) return false;
+  if (slab_->wants_population() && !populating_ && !gate_.closed()) gate_.spawn(populate_slab());
   return slab_->available() >= pages || cache_.make_room(pages);
+}
+
+Task<> Db::Impl::populate_slab() {
+  populating_ = true;
+  while (slab_->wants_population()) {
+    auto populate = [memory = slab_->next_to_populate()] { cache::PageSlab::populate(memory); };
+    co_await offload(runtime_.executor, Priority::urgent, std::move(populate));
+  }
+  populating_ = false;
+  co_return {};
 }
 
 Task<> Db::Impl::wait_for_room(u32 pages) {

@@ -25,6 +25,11 @@ Result<std::unique_ptr<PageSlab>> PageSlab::create(u32 page_count) {
   return slab;
 }
 
+void PageSlab::populate(std::span<std::byte> memory) {
+  // A hint as well: without it the pages are backed at their first use.
+  static_cast<void>(madvise(memory.data(), memory.size(), MADV_POPULATE_WRITE));
+}
+
 PageSlab::~PageSlab() {
   if (base_ != nullptr) munmap(base_, mapped_bytes_);
 }

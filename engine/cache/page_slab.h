@@ -45,6 +45,21 @@ class PageSlab {
   std::byte* data(PageIndex page) { return base_ + u64{page} * kPageBytes; }
   const std::byte* data(PageIndex page) const { return base_ + u64{page} * kPageBytes; }
 
+  // Faults of fresh memory would cost the allocating thread more than the write that they are for.
+  // When few populated pages are left, `next_to_populate` names some more; `populate` (any thread)
+  // backs them.
+  static constexpr u32 kPopulateStep = 8192;
+  bool wants_population() const {
+    return populated_ < page_count_ && fresh_ + kPopulateStep > populated_;
+  }
+  std::span<std::byte> next_to_populate() {
+    const u32 count = page_count_ - populated_ < kPopulateStep ? page_count_ - populated_ : kPopulateStep;
+    const std::span<std::byte> out(data(populated_), u64{count} * kPageBytes);
+    populated_ += count;
+    return out;
+  }
+  static void populate(std::span<std::byte> memory);
+
   u32 page_count() const { return page_count_; }
   u32 used() const { return fresh_ - free_listed_; }
   u32 available() const { return page_count_ - used(); }
@@ -63,6 +78,7 @@ class PageSlab {
   u64 mapped_bytes_ = 0;
   u32 page_count_ = 0;
   u32 fresh_ = 0;  // pages below were used at least once
+  u32 populated_ = 0;
   u32 free_listed_ = 0;
   PageIndex free_head_ = kNoPage;
 };
