@@ -14,7 +14,7 @@ namespace {
 constexpr u64 kTailBytes = 256 * kKiB;  // holds the whole index of most tables
 constexpr u32 kReadTriesMax = 20;       // with back-off about a minute and a half
 // A larger index is decoded by a worker: it would hold up the reactor for too long.
-constexpr u64 kIndexBytesInline = 32 * kKiB;
+constexpr u64 kIndexBytesInline = 4 * kKiB;
 constexpr u64 kIndexFlight = ~u64{0};
 
 Result<TableIndex> open_index(const format::DatabaseKeys& keys, const format::Salt& salt,

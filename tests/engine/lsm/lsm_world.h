@@ -1,8 +1,6 @@
 // A reactor, workers, a store in memory and keys, for tests of memtable and tables.
 #pragma once
 
-#include <doctest/doctest.h>
-
 #include "engine/base/reactor.h"
 #include "engine/base/system_random.h"
 #include "engine/lsm/table_reader.h"
@@ -27,7 +25,7 @@ class LsmWorld {
     return run_until_done(*reactor_, std::move(task));
   }
   // Lets everything happen that is ready, and `duration` pass.
-  void settle(Duration duration) { REQUIRE(run(sleep_task(runtime(), duration)).has_value()); }
+  void settle(Duration duration) { INVARIANT(run(sleep_task(runtime(), duration)).has_value()); }
   Runtime runtime() { return {*reactor_, *reactor_, random_}; }
   Executor& executor() { return *reactor_; }
   store::MemoryStore& store() { return store_; }
@@ -57,7 +55,7 @@ class LsmWorld {
   }
   static std::unique_ptr<Reactor> make_reactor(WorkerPool& pool) {
     Result<std::unique_ptr<Reactor>> made = Reactor::create(pool, {});
-    REQUIRE(made.has_value());
+    INVARIANT(made.has_value());
     return std::move(*made);
   }
 
