@@ -37,6 +37,28 @@ void check_same(const Memtable& memtable, const std::vector<LayerRef>& plain) {
   }
 }
 
+LayerRef layer_of(u64 chunks) {
+  LayerBuilder builder;
+  for (u64 chunk = 0; chunk < chunks; ++chunk) {
+    builder.add_empty(object_at(0), chunk, 1, RunKind::zero);
+  }
+  return std::make_shared<const Layer>(std::move(builder).build());
+}
+
+// Counts the jobs that pass through.
+struct CountingExecutor final : Executor {
+  explicit CountingExecutor(Executor& to) : to(to) {}
+  void post(std::coroutine_handle<> handle) override { to.post(handle); }
+  void submit(Job& job, Priority priority) override {
+    ++jobs;
+    to.submit(job, priority);
+  }
+  void arm(Timer& timer, Instant deadline) override { to.arm(timer, deadline); }
+  void disarm(Timer& timer) override { to.disarm(timer); }
+  Executor& to;
+  u64 jobs = 0;
+};
+
 u64 bytes_of(const std::vector<LayerRef>& layers) {
   u64 bytes = 0;
   for (const LayerRef& layer : layers) bytes += layer->memory_bytes();
@@ -81,6 +103,26 @@ TEST_CASE("a memtable equals the list of what was pushed") {
     }
     REQUIRE(world.run(memtable.close()).has_value());
   }
+}
+
+TEST_CASE("no work goes into frozen layers") {
+  LsmWorld world;
+  CountingExecutor executor(world.executor());
+  Memtable memtable(executor);
+  memtable.push(layer_of(50));
+  memtable.freeze();
+  CHECK(executor.jobs == 0);
+  memtable.push(layer_of(50));  // a frozen neighbour of the same size
+  memtable.freeze();
+  memtable.push(layer_of(50));  // two of them
+  for (u64 i = 0; i < 20; ++i) world.settle(100us);
+  CHECK(executor.jobs == 0);
+  CHECK(memtable.layers().size() == 3);
+  memtable.push(layer_of(50));  // its neighbour is not frozen
+  for (u64 i = 0; i < 10'000 && memtable.layers().size() > 3; ++i) world.settle(100us);
+  CHECK(executor.jobs == 1);
+  CHECK(memtable.layers().size() == 3);
+  REQUIRE(world.run(memtable.close()).has_value());
 }
 
 TEST_CASE("about log2 layers stand") {
