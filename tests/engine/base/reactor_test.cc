@@ -72,7 +72,7 @@ TEST_CASE("a thousand timers armed, moved and disarmed fire as their heap says")
   REQUIRE(run_until_done(*world.reactor, arm_many(*world.reactor, timers)).has_value());
   std::vector<u64> wanted;
   for (u64 i = 2; i < 1000; i += 3) wanted.push_back(i);
-  std::ranges::stable_sort(wanted, {}, [](u64 i) { return i * 7919 % 1000; });
+  std::ranges::sort(wanted, {}, [](u64 i) { return i * 7919 % 1000; });
   for (u64 i = 1; i < 1000; i += 3) wanted.push_back(i);
   CHECK(fired == wanted);
 }
