@@ -42,6 +42,9 @@ Task<> Db::read(Object& object, u64 offset, u32 bytes, std::vector<Piece>& out) 
   return impl_->read(object, offset, bytes, out);
 }
 void Db::unpin(std::span<const Piece> pieces) { impl_->unpin(pieces); }
+void Db::expect(const Object& object, std::span<const u64> offsets) const {
+  impl_->expect(object, offsets);
+}
 
 bool Db::try_write(Object& object, u64 offset, Bytes data) {
   return impl_->try_write(object, offset, data);

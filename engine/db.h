@@ -136,6 +136,8 @@ class Db {
   bool try_read(Object& object, u64 offset, u32 bytes, std::vector<Piece>& out);
   Task<> read(Object& object, u64 offset, u32 bytes, std::vector<Piece>& out);
   void unpin(std::span<const Piece> pieces);
+  // A hint that hits at these offsets come next, one after the other: their cache misses overlap.
+  void expect(const Object& object, std::span<const u64> offsets) const;
 
   // Acknowledged on return. `bytes` may be large; it is not torn by a crash at page granularity
   // only: a write longer than a page may be cut by a crash between pages of different batches.

@@ -59,6 +59,7 @@ class Db::Impl final : public cache::StaleJudge, public log::LogWriter::Listener
   bool pin(Object& object, u64 offset, u32 bytes, bool touch, std::vector<Piece>& out);
   Task<> read(Object& object, u64 offset, u32 bytes, std::vector<Piece>& out);
   void unpin(std::span<const Piece> pieces);
+  void expect(const Object& object, std::span<const u64> offsets) const;
   Task<std::vector<Extent>> extents(Object& object, u64 offset, u64 bytes, u32 count_max);
   Task<> prefetch(Object& object, u64 offset, u64 bytes);
   Task<std::optional<std::string>> get_meta(std::string key);

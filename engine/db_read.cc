@@ -124,6 +124,16 @@ void Db::Impl::unpin(std::span<const Piece> pieces) {
   if (room_.has_waiters()) room_.wake_all();
 }
 
+void Db::Impl::expect(const Object& object, std::span<const u64> offsets) const {
+  for (const u64 offset : offsets) cache_.prefetch_bucket(object, offset / kChunkBytes);
+  for (const u64 offset : offsets) {
+    cache_.prefetch_node(object, offset / kChunkBytes, offset / kPageBytes % kPagesPerChunk);
+  }
+  for (const u64 offset : offsets) {
+    cache_.prefetch_page(object, offset / kChunkBytes, offset / kPageBytes % kPagesPerChunk);
+  }
+}
+
 // ---- misses
 
 Task<> Db::Impl::read(Object& object, u64 offset, u32 bytes, std::vector<Piece>& out) {

@@ -131,7 +131,11 @@ void Connection::received(i32 result) {
 void Connection::process() {
   if (dead_) return;
   if (!transmitting_) negotiate();
-  if (transmitting_) parse_requests();
+  if (transmitting_) {
+    const u32 requests = parse_requests();
+    server_.stats_.requests += requests;
+    reactor_.count_requests(requests);
+  }
   arm_receive();
   look_at_end();
 }
@@ -203,25 +207,47 @@ bool Connection::must_pause() const {
          gate_.count() >= kRequestsMax || waiting_bytes_ > kWaitingBytesMax;
 }
 
-void Connection::parse_requests() {
+// Looks over the next requests without acting on them, so that their look-ups do not wait for
+// memory one after the other. Yields how many.
+u32 Connection::look_ahead() {
+  u64 offsets[kLookAheadMax];
+  u32 count = 0;
+  for (std::size_t at = begin_; count < kLookAheadMax && end_ - at >= sizeof(RequestHeader);) {
+    const auto header = struct_from<RequestHeader>({input_.data() + at, sizeof(RequestHeader)});
+    const bool is_write = header.type == static_cast<u16>(Command::write);
+    const u64 whole = sizeof(RequestHeader) + (is_write ? u64{header.length} : 0);
+    // Whatever the header says, this is only a hint.
+    offsets[count++] = header.offset;
+    if (end_ - at < whole) break;
+    at += whole;
+  }
+  if (count > 1) db_.expect(volume_->object(), {offsets, count});
+  return std::max(count, 1u);
+}
+
+// Yields how many were taken.
+u32 Connection::parse_requests() {
   paused_ = false;
-  u32 budget = kRequestsPerTurn;
+  u32 count = 0;
+  u32 looked_at = 0;
   while (reading_ && !dead_ && !direct_) {
     if (drain_bytes_ != 0) {
-      const u64 count = std::min<u64>(drain_bytes_, end_ - begin_);
-      begin_ += count;
-      drain_bytes_ -= count;
-      if (drain_bytes_ != 0) return;
+      const u64 drained = std::min<u64>(drain_bytes_, end_ - begin_);
+      begin_ += drained;
+      drain_bytes_ -= drained;
+      if (drain_bytes_ != 0) return count;
     }
-    if (end_ - begin_ < sizeof(RequestHeader)) return;
+    if (end_ - begin_ < sizeof(RequestHeader)) return count;
     if (must_pause()) {
       paused_ = true;
-      return;
+      return count;
     }
-    if (budget-- == 0) {
+    if (count == kRequestsPerTurn) {
       resume_later();
-      return;
+      return count;
     }
+    if (looked_at == 0) looked_at = look_ahead();
+    --looked_at;
     const auto header =
         struct_from<RequestHeader>({input_.data() + begin_, sizeof(RequestHeader)});
     ParsedRequest parsed = parse_request(header, {.size = volume_->size(),
@@ -231,26 +257,28 @@ void Connection::parse_requests() {
     if (parsed.close) {
       spdlog::warn("nbd: volume {}: a malformed request ends the session", volume_->name());
       stop_reading();
-      return;
+      return count;
     }
     if (shutting_down_) parsed.error = Errno::shutdown;
     if (parsed.request.command == Command::write && parsed.error == Errno::ok &&
         parsed.payload_bytes != 0) {
-      if (!take_write(parsed)) return;
+      if (!take_write(parsed)) return count;
+      ++count;
       continue;
     }
     begin_ += sizeof header;
-    ++server_.stats_.requests;
     drain_bytes_ = parsed.payload_bytes;
+    ++count;
     if (parsed.error != Errno::ok) {
       reply_error(parsed.request, parsed.error);
     } else if (parsed.request.command == Command::disconnect) {
       stop_reading();  // what is in progress is answered, then the connection ends
-      return;
+      return count;
     } else {
       execute(parsed.request);
     }
   }
+  return count;
 }
 
 // A WRITE with a payload. False: its payload is on its way, or more input is needed.
@@ -260,7 +288,6 @@ bool Connection::take_write(const ParsedRequest& parsed) {
   const std::size_t have = end_ - begin_;
   if (request.length >= kDirectBytesMin && (have < whole || request.length > kInputBytesMax / 2)) {
     begin_ += sizeof(RequestHeader);
-    ++server_.stats_.requests;
     direct_ = std::make_unique<Direct>();
     direct_->request = request;
     next_window();
@@ -272,7 +299,6 @@ bool Connection::take_write(const ParsedRequest& parsed) {
   }
   const Bytes data(input_.data() + begin_ + sizeof(RequestHeader), request.length);
   begin_ += whole;
-  ++server_.stats_.requests;
   if (db_.try_write(volume_->object(), request.offset, data)) {
     after_change(request);
   } else {
@@ -425,6 +451,7 @@ void Connection::window_applied() {
   const Request request = direct.request;
   const Errno error = direct.error;
   direct_.reset();
+  ++server_.stats_.requests;
   if (error == Errno::ok) {
     after_change(request);
   } else {

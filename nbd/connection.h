@@ -21,6 +21,7 @@ constexpr u64 kQueuedBytesMax = 8 * kMiB;      // replies not sent yet, and cold
 constexpr u32 kRequestsMax = 1024;             // in progress
 constexpr u64 kWaitingBytesMax = 1 * kMiB;     // payloads that wait for room in the cache
 constexpr u32 kRequestsPerTurn = 512;          // then other connections get their turn
+constexpr u32 kLookAheadMax = 16;
 constexpr std::size_t kInputBytesMin = 16 * kKiB;
 constexpr std::size_t kInputBytesMax = 256 * kKiB;
 constexpr u32 kDirectBytesMin = 32 * kKiB;     // payloads from here on bypass the input buffer
@@ -79,7 +80,8 @@ class Connection final : private TurnHook, private ExportDirectory {
   void process();
   void negotiate();
   void begin_transmission();
-  void parse_requests();
+  u32 look_ahead();
+  u32 parse_requests();
   bool take_write(const ParsedRequest& parsed);
   void make_input_room(std::size_t wanted);
   bool must_pause() const;

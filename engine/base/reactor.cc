@@ -232,7 +232,7 @@ void Reactor::run() {
     // Saves a descriptor look-up per system call; a refusal costs just that.
     static_cast<void>(io_uring_register_ring_fd(&in.ring));
   }
-  u32 served = 0;  // completions of the last turn that had any
+  u32 served = 0;  // requests of the last turn that had any, since the last sleep
 
   while (!stopping_) {
     ++counters_.turns;
@@ -262,6 +262,7 @@ void Reactor::run() {
         }
       }
       if (io_uring_cq_ready(&in.ring) == 0) {
+        served = 0;
         in.asleep.store(true, std::memory_order_seq_cst);
         if (in.delivered.load(std::memory_order_seq_cst) == nullptr) {
           if (!in.wake.armed) {
@@ -289,15 +290,14 @@ void Reactor::run() {
     // Completions.
     io_uring_cqe* cqes[kCompletionsMax];
     const u32 count = io_uring_peek_batch_cqe(&in.ring, cqes, kCompletionsMax);
-    if (count != 0) {
-      served = count;
-      counters_.completions += count;
-    }
+    counters_.completions += count;
+    requests_ = 0;
     for (u32 i = 0; i < count; ++i) {
       const io_uring_cqe cqe = *cqes[i];
       if (auto* op = reinterpret_cast<IoOp*>(cqe.user_data)) op->complete(cqe.res, cqe.flags);
     }
     io_uring_cq_advance(&in.ring, count);
+    if (requests_ != 0) served = requests_;
 
     // Timers that are due now; those that they arm wait for the next turn.
     if (!in.timers.heap.empty()) {

@@ -107,8 +107,21 @@ class PageCache {
     }
     return nullptr;
   }
+  // Three hints, each for what the one before has brought into the processor's cache: the bucket,
+  // the node, the reference count of the page.
   void prefetch_bucket(const Object& object, u64 chunk) const {
     __builtin_prefetch(&buckets_[bucket_of(object, chunk)]);
+  }
+  void prefetch_node(const Object& object, u64 chunk, u32 page) const {
+    const Node& node = nodes_[buckets_[bucket_of(object, chunk)]];
+    __builtin_prefetch(&node);
+    __builtin_prefetch(&node.pages[page]);
+  }
+  void prefetch_page(const Object& object, u64 chunk, u32 page) const {
+    const Node& node = nodes_[buckets_[bucket_of(object, chunk)]];
+    if ((node.present >> page & 1) != 0 && is_memory(node.pages[page])) {
+      slab_.prefetch(node.pages[page]);
+    }
   }
   Node& find_or_create(Object& object, u64 chunk);
   Node& node(NodeIndex index) { return nodes_[index]; }
@@ -162,8 +175,9 @@ class PageCache {
     h *= 0xbf58476d1ce4e5b9ull;
     return h ^ h >> 32;
   }
+  // Sixteen neighbours share a cache line of buckets.
   u64 bucket_of(const Object& object, u64 chunk) const {
-    return hash_of(object, chunk) & bucket_mask_;
+    return (hash_of(object, chunk / 16) * 16 + chunk % 16) & bucket_mask_;
   }
   void catch_up(Node& node);
   void refresh(Node& node);

@@ -40,6 +40,7 @@ class PageSlab {
     free_head_ = page;
     ++free_listed_;
   }
+  void prefetch(PageIndex page) const { __builtin_prefetch(&references_[page]); }
   bool is_shared(PageIndex page) const { return references_[page] > 1; }
 
   std::byte* data(PageIndex page) { return base_ + u64{page} * kPageBytes; }
