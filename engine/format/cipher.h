@@ -20,8 +20,10 @@ namespace zerofs::format {
 using lsm::Codec;
 
 constexpr u32 kFormatVersion = 1;
-constexpr u32 kSealOverhead = 4 + 16;
+constexpr u32 kSealHeadBytes = 4;                   // random
+constexpr u32 kSealOverhead = kSealHeadBytes + 16;  // and the tag
 constexpr u64 kPieceAlignment = 16;
+constexpr u32 kObjectNameBytesMax = 200;
 inline u64 align_piece(u64 offset) { return (offset + kPieceAlignment - 1) & ~(kPieceAlignment - 1); }
 
 using Key = std::array<std::byte, 32>;
@@ -35,8 +37,10 @@ enum class PieceKind : u8 {
   table_block = 4,
   table_index = 5,
   table_footer = 6,
-  // 16..: objects sealed whole with keys of their own: fence, manifest, key slot
 };
+// Objects sealed whole, with keys of their own.
+constexpr u8 kFenceKind = 16;
+constexpr u8 kManifestKind = 17;
 
 // The keys of one database, derived from its random data key with BLAKE2b (crypto_kdf); locked
 // memory, wiped at the end, left out of core files.
@@ -67,11 +71,15 @@ class ObjectCipher {
   ObjectCipher(ObjectCipher&&) noexcept;
 
   // `input` (raw or compressed) → out[0, input.size() + kSealOverhead). `offset` is where the
-  // piece will lie in the object; `plain_bytes` its size before compression.
+  // piece will lie in the object, below 64 GiB; `plain_bytes` its size before compression. `input`
+  // may lie exactly where the ciphertext will, at out.data() + kSealHeadBytes.
   void seal(PieceKind kind, u64 offset, Codec codec, u32 plain_bytes, Bytes input,
             MutableBytes out);
+  // The same with an input in several parts.
+  void seal_parts(PieceKind kind, u64 offset, Codec codec, u32 plain_bytes,
+                  std::span<const Bytes> parts, MutableBytes out);
   // The reverse, without decompression: `out` has sealed.size() - kSealOverhead bytes.
-  // Errors: corrupt.
+  // Errors: corrupt; `out` is then zeroed.
   Result<> open(PieceKind kind, u64 offset, Codec codec, u32 plain_bytes, Bytes sealed,
                 MutableBytes out);
 
@@ -80,8 +88,8 @@ class ObjectCipher {
   std::unique_ptr<Impl> impl_;
 };
 
-// Objects sealed whole (fence, manifest, key slot): 24-byte random nonce, ciphertext, tag, AAD as
-// above with the object's name. `kind` >= 16.
+// Objects sealed whole (fence, manifest): 24-byte random nonce, ciphertext, tag, AAD as above with
+// the object's name. `kind` >= 16; the plain bytes are fewer than 2^32. Errors: corrupt.
 Buffer seal_whole(const Key& key, u8 kind, const DatabaseId& database, std::string_view object_name,
                   Bytes nonce24, Bytes plain);
 Result<Buffer> open_whole(const Key& key, u8 kind, const DatabaseId& database,

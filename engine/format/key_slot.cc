@@ -3,114 +3,148 @@
 #include <sodium.h>
 
 #include "engine/base/wire.h"
+#include "engine/format/trailer.h"
 
 namespace zerofs::format {
 
 namespace {
 
-constexpr char kSlotMagic[8] = {'z', 'f', 's', '-', 'k', 'e', 'y', '1'};
-constexpr u64 kMemoryBytesMax = kGiB;
-constexpr u64 kPassesMax = 64;
-constexpr std::size_t kKeyFileBytesMin = 32;
+unsigned char* to(MutableBytes bytes) { return reinterpret_cast<unsigned char*>(bytes.data()); }
+const unsigned char* from(Bytes bytes) {
+  return reinterpret_cast<const unsigned char*>(bytes.data());
+}
 
+// All that lies in the clear; nothing of it can be changed without being noticed, because it is
+// associated data, together with the trailer.
 struct SlotHeader {
-  char magic[8];
-  Le<u32> format;
   Le<u8> kind;  // KeyMaterial::Kind
-  std::byte reserved[3];
+  std::byte zero[7];
   Le<u64> slot;
   Le<u64> memory_bytes;
   Le<u64> passes;
-  std::byte salt[16];
-  std::byte nonce[24];
+  std::array<std::byte, crypto_pwhash_SALTBYTES> salt;
 };
-static_assert(sizeof(SlotHeader) == 80);
+struct SlotSecrets {
+  DatabaseId database;
+  Key key;
+};
+struct SlotLayout {
+  SlotHeader header;
+  std::array<std::byte, crypto_aead_xchacha20poly1305_ietf_NPUBBYTES> nonce;
+  std::array<std::byte, sizeof(SlotSecrets) + crypto_aead_xchacha20poly1305_ietf_ABYTES> sealed;
+  Trailer trailer;
+};
+static_assert(sizeof(SlotHeader) == 48 && offsetof(SlotLayout, sealed) == 72);
+static_assert(sizeof(SlotLayout) == 152 && alignof(SlotLayout) == 1);
 
-constexpr std::size_t kWrappedBytes = 16 + 32 + 16;  // database id, data key, tag
+struct SlotAad {
+  SlotHeader header;
+  Trailer trailer;
+};
+static_assert(sizeof(SlotAad) == 64 && alignof(SlotAad) == 1);
 
-// The key that wraps the data key; on the stack of its user, who wipes it.
-Result<> derive(const KeyMaterial& material, const SlotHeader& header, unsigned char out[32]) {
-  const auto* secret = reinterpret_cast<const unsigned char*>(material.secret.data());
+// The wrapping key; wiped at the end of its scope.
+struct WrappingKey {
+  Key key{};
+  ~WrappingKey() { sodium_memzero(key.data(), key.size()); }
+};
+
+bool possible(const KdfParameters& parameters) {
+  return parameters.memory_bytes >= kKdfMemoryBytesMin &&
+         parameters.memory_bytes <= kKdfMemoryBytesMax && parameters.passes >= 1 &&
+         parameters.passes <= kKdfPassesMax;
+}
+
+Result<> check_material(const KeyMaterial& material) {
   if (material.kind == KeyMaterial::Kind::key_file) {
     if (material.secret.size() < kKeyFileBytesMin) {
       return invalid("a key file must hold at least 32 bytes; this one has",
                      material.secret.size());
     }
-    crypto_generichash(out, 32, secret, material.secret.size(),
-                       reinterpret_cast<const unsigned char*>(header.salt), sizeof header.salt);
+  } else if (material.secret.empty()) {
+    return invalid("the password is empty");
+  }
+  return {};
+}
+
+Result<> derive(const KeyMaterial& material, const SlotHeader& header, WrappingKey& out) {
+  INVARIANT(sodium_init() >= 0);
+  TRY_VOID(check_material(material));
+  const Bytes secret = material.secret;
+  if (material.kind == KeyMaterial::Kind::key_file) {
+    crypto_generichash(to(out.key), out.key.size(), from(secret), secret.size(), from(header.salt),
+                       header.salt.size());
     return {};
   }
-  if (material.secret.empty()) return invalid("the password is empty");
-  const int derived = crypto_pwhash(
-      out, 32, reinterpret_cast<const char*>(secret), material.secret.size(),
-      reinterpret_cast<const unsigned char*>(header.salt), header.passes, header.memory_bytes,
-      crypto_pwhash_ALG_ARGON2ID13);
-  if (derived != 0) return fail(Code::no_space, "not enough memory to check the password");
+  const int failed = crypto_pwhash(to(out.key), out.key.size(), text_of(secret).data(),
+                                   secret.size(), from(header.salt), header.passes,
+                                   header.memory_bytes, crypto_pwhash_ALG_ARGON2ID13);
+  if (failed != 0) return fail(Code::no_space, "not enough memory to check the password");
   return {};
 }
 
 }  // namespace
 
+void Secret::wipe() {
+  if (capacity() != 0) sodium_memzero(data(), capacity());
+}
+DataKey::~DataKey() { sodium_memzero(key.data(), key.size()); }
+
 Result<Buffer> encode_key_slot(const KeyMaterial& material, const DataKey& data_key, u64 slot,
                                KdfParameters parameters, Random& random) {
-  SlotHeader header{};
-  std::memcpy(header.magic, kSlotMagic, sizeof kSlotMagic);
-  header.format = kFormatVersion;
-  header.kind = static_cast<u8>(material.kind);
-  header.slot = slot;
-  header.memory_bytes = parameters.memory_bytes;
-  header.passes = parameters.passes;
-  random.fill(header.salt);
-  random.fill(header.nonce);
+  const bool with_password = material.kind == KeyMaterial::Kind::password;
+  if (with_password && !possible(parameters)) {
+    return invalid("Argon2id: memory must be 8 KiB to 1 GiB, passes 1 to 64");
+  }
+  SlotLayout layout{};
+  layout.header.kind = static_cast<u8>(material.kind);
+  layout.header.slot = slot;
+  layout.header.memory_bytes = with_password ? parameters.memory_bytes : 0;
+  layout.header.passes = with_password ? parameters.passes : 0;
+  layout.trailer = trailer_of(kKeySlotMagic);
+  random.fill(layout.header.salt);
+  random.fill(layout.nonce);
 
-  unsigned char wrapping[32];
-  TRY_VOID(derive(material, header, wrapping));
-  unsigned char plain[48];
-  std::memcpy(plain, data_key.database.data(), 16);
-  std::memcpy(plain + 16, data_key.key.data(), 32);
-  Buffer out(sizeof header + kWrappedBytes);
-  std::memcpy(out.data(), &header, sizeof header);
-  // The whole header is associated data, so nothing in it can be changed or moved to another slot.
+  WrappingKey wrapping;
+  TRY_VOID(derive(material, layout.header, wrapping));
+  SlotSecrets secrets{.database = data_key.database, .key = data_key.key};
+  const SlotAad aad{layout.header, layout.trailer};
   crypto_aead_xchacha20poly1305_ietf_encrypt(
-      reinterpret_cast<unsigned char*>(out.data() + sizeof header), nullptr, plain, sizeof plain,
-      reinterpret_cast<const unsigned char*>(&header), sizeof header, nullptr,
-      reinterpret_cast<const unsigned char*>(header.nonce), wrapping);
-  sodium_memzero(wrapping, sizeof wrapping);
-  sodium_memzero(plain, sizeof plain);
-  return out;
+      to(layout.sealed), nullptr, from(struct_bytes(secrets)), sizeof secrets,
+      from(struct_bytes(aad)), sizeof aad, nullptr, from(layout.nonce), from(wrapping.key));
+  sodium_memzero(&secrets, sizeof secrets);
+  return Buffer::copy_of(struct_bytes(layout));
 }
 
 Result<DataKey> decode_key_slot(const KeyMaterial& material, u64 slot, Bytes object) {
-  if (object.size() != sizeof(SlotHeader) + kWrappedBytes) return corrupt("key slot: wrong length");
-  const auto header = struct_from<SlotHeader>(object);
-  if (std::memcmp(header.magic, kSlotMagic, sizeof kSlotMagic) != 0) {
-    return corrupt("key slot: not a key slot");
-  }
-  if (header.format > kFormatVersion) return invalid("key slot: of a newer ZeroFS, format",
-                                                     header.format);
-  if (header.slot != slot) return corrupt("key slot: of another number");
-  if (header.kind > 1 || header.memory_bytes > kMemoryBytesMax || header.passes > kPassesMax) {
-    return corrupt("key slot: impossible parameters");
-  }
+  TRY_VOID(check_trailer(object, kKeySlotMagic));
+  if (object.size() != sizeof(SlotLayout)) return corrupt("key slot: wrong length", object.size());
+  const auto layout = struct_from<SlotLayout>(object);
+  const SlotHeader& header = layout.header;
+  if (header.slot != slot) return corrupt("key slot: of another number", header.slot);
+  const KdfParameters parameters{.memory_bytes = header.memory_bytes, .passes = header.passes};
+  const bool with_password = header.kind == static_cast<u8>(KeyMaterial::Kind::password);
+  const bool possible_header =
+      with_password ? possible(parameters)
+                    : header.kind == static_cast<u8>(KeyMaterial::Kind::key_file) &&
+                          parameters.memory_bytes == 0 && parameters.passes == 0;
+  if (!possible_header) return corrupt("key slot: impossible parameters");
   if (header.kind != static_cast<u8>(material.kind)) {
-    return material.kind == KeyMaterial::Kind::password
-               ? invalid("this database is locked with a key file, not a password: give --key-file")
-               : invalid("this database is locked with a password, not a key file");
+    return with_password
+               ? invalid("this database is locked with a password, not a key file")
+               : invalid("this database is locked with a key file, not a password: give --key-file");
   }
-  unsigned char wrapping[32];
+  WrappingKey wrapping;
   TRY_VOID(derive(material, header, wrapping));
-  unsigned char plain[48];
-  const int opened = crypto_aead_xchacha20poly1305_ietf_decrypt(
-      plain, nullptr, nullptr,
-      reinterpret_cast<const unsigned char*>(object.data() + sizeof header), kWrappedBytes,
-      reinterpret_cast<const unsigned char*>(object.data()), sizeof header,
-      reinterpret_cast<const unsigned char*>(header.nonce), wrapping);
-  sodium_memzero(wrapping, sizeof wrapping);
-  if (opened != 0) return fail(Code::denied, "wrong password or key");
-  DataKey out;
-  std::memcpy(out.database.data(), plain, 16);
-  std::memcpy(out.key.data(), plain + 16, 32);
-  sodium_memzero(plain, sizeof plain);
+  SlotSecrets secrets;
+  const SlotAad aad{header, layout.trailer};
+  const int failed = crypto_aead_xchacha20poly1305_ietf_decrypt(
+      reinterpret_cast<unsigned char*>(&secrets), nullptr, nullptr, from(layout.sealed),
+      layout.sealed.size(), from(struct_bytes(aad)), sizeof aad, from(layout.nonce),
+      from(wrapping.key));
+  if (failed != 0) return fail(Code::denied, "wrong password or key");
+  const DataKey out{.database = secrets.database, .key = secrets.key};
+  sodium_memzero(&secrets, sizeof secrets);
   return out;
 }
 

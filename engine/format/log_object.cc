@@ -1,14 +1,14 @@
 #include "engine/format/log_object.h"
 
-#include <algorithm>
-
 #include "engine/base/wire.h"
+#include "engine/format/log_plain.h"
+#include "engine/format/trailer.h"
 
 namespace zerofs::format {
 
 namespace {
 
-// The plain content of the sealed footer.
+// The plain bytes of the footer piece.
 struct FooterLayout {
   Le<u64> term;
   Le<u64> seq;
@@ -19,42 +19,29 @@ struct FooterLayout {
   Le<u32> layer_stored_bytes;
   Le<u32> layer_plain_bytes;
   Le<u8> layer_codec;
-  std::byte reserved[7];
+  std::byte zero[19];
 };
-static_assert(sizeof(FooterLayout) == 64 && alignof(FooterLayout) == 1);
+static_assert(sizeof(FooterLayout) == 76 && alignof(FooterLayout) == 1);
 
-// Last in the object, in the clear: it only says how to try; authentication decides.
-struct Trailer {
-  char magic[8];
-  Le<u64> reserved;
-};
-static_assert(sizeof(Trailer) == 16);
-
-constexpr char kLogMagic[8] = {'z', 'f', 's', '-', 'l', 'o', 'g', '1'};
-constexpr char kFenceMagic[8] = {'z', 'f', 's', '-', 'f', 'n', 'c', '1'};
-constexpr u8 kFenceKind = 16;
-
-constexpr u64 kFooterSealedBytes = sizeof(FooterLayout) + kSealOverhead;  // 84
-constexpr u64 kFooterRoomBytes = (kFooterSealedBytes + 15) / 16 * 16;     // 96
-constexpr u64 kEndBytes = kFooterRoomBytes + sizeof(Trailer);             // footer and trailer
+constexpr u64 kFooterSealedBytes = sizeof(FooterLayout) + kSealOverhead;
+static_assert(kLogTailBytes == kFooterSealedBytes + sizeof(Trailer));
+static_assert(kLogTailBytes % kPieceAlignment == 0);  // so the footer's place follows from the size
 
 struct FenceLayout {
   Le<u64> term;
   Le<u64> seq;
   Le<u64> fenced_by;
 };
-static_assert(sizeof(FenceLayout) == 24);
-
-void append_trailer(Buffer& object, const char (&magic)[8]) {
-  Trailer trailer{};
-  std::memcpy(trailer.magic, magic, sizeof magic);
-  object.append(struct_bytes(trailer));
-}
+static_assert(sizeof(FenceLayout) == 24 && alignof(FenceLayout) == 1);
 
 }  // namespace
 
 void finish_log_object(ObjectCipher& cipher, const lsm::Layer& layer, LogFooter footer,
                        Compression compression, Buffer& object) {
+  INVARIANT(layer.segments.empty() ||
+            (layer.segments.size() == 1 &&
+             layer.segments.front() == lsm::log_segment(footer.term, footer.seq)));
+  INVARIANT(footer.data_bytes <= object.size());
   const std::vector<std::byte> plain = encode_layer(layer);
   footer.layer = seal_blob(cipher, PieceKind::layer, plain, compression, object);
 
@@ -71,30 +58,26 @@ void finish_log_object(ObjectCipher& cipher, const lsm::Layer& layer, LogFooter 
 
   const u64 begin = object.size();
   const u64 offset = align_piece(begin);
-  object.resize(offset + kFooterRoomBytes);
-  std::memset(object.data() + begin, 0, object.size() - begin);
+  object.resize(offset + kFooterSealedBytes);
+  std::memset(object.data() + begin, 0, offset - begin);
   cipher.seal(PieceKind::log_footer, offset, Codec::raw, sizeof layout, struct_bytes(layout),
-              object.mutable_bytes().subspan(offset, kFooterSealedBytes));
-  append_trailer(object, kLogMagic);
+              object.mutable_bytes().subspan(offset));
+  object.append(struct_bytes(trailer_of(kLogMagic)));
 }
 
 Result<LogSlot> classify_log_slot(Bytes tail) {
-  if (tail.size() < sizeof(Trailer)) return corrupt("log slot: too short");
-  const auto trailer = struct_from<Trailer>(tail.last(sizeof(Trailer)));
-  if (std::memcmp(trailer.magic, kLogMagic, sizeof kLogMagic) == 0) return LogSlot::log_object;
-  if (std::memcmp(trailer.magic, kFenceMagic, sizeof kFenceMagic) == 0) return LogSlot::fence;
+  const Result<> log = check_trailer(tail, kLogMagic);
+  if (log) return LogSlot::log_object;
+  const Result<> fence = check_trailer(tail, kFenceMagic);
+  if (fence) return LogSlot::fence;
+  if (log.error().code() == Code::invalid) return std::unexpected(log.error());
+  if (fence.error().code() == Code::invalid) return std::unexpected(fence.error());
   return corrupt("log slot: neither a log object nor a fence");
 }
 
-Result<LogFooter> decode_log_footer(ObjectCipher& cipher, u64 object_bytes, Bytes tail, Term term,
-                                    Seq seq) {
-  if (object_bytes < kEndBytes || tail.size() < kEndBytes || object_bytes % 16 != 0) {
-    return corrupt("log object: too short");
-  }
-  FooterLayout layout;
-  const Bytes sealed = tail.last(kEndBytes).first(kFooterSealedBytes);
-  TRY_VOID(cipher.open(PieceKind::log_footer, object_bytes - kEndBytes, Codec::raw, sizeof layout,
-                       sealed, {reinterpret_cast<std::byte*>(&layout), sizeof layout}));
+Result<LogFooter> decode_log_footer_plain(Bytes plain, u64 footer_offset) {
+  if (plain.size() != sizeof(FooterLayout)) return corrupt("log footer: impossible length");
+  const auto layout = struct_from<FooterLayout>(plain);
   const LogFooter footer{.term = {layout.term},
                          .seq = {layout.seq},
                          .durable_end = layout.durable_end,
@@ -104,44 +87,71 @@ Result<LogFooter> decode_log_footer(ObjectCipher& cipher, u64 object_bytes, Byte
                                    .stored_bytes = layout.layer_stored_bytes,
                                    .plain_bytes = layout.layer_plain_bytes,
                                    .codec = static_cast<Codec>(u8{layout.layer_codec})}};
-  if (footer.term != term || footer.seq != seq) return corrupt("log footer: of another slot");
-  if (footer.layer.offset > object_bytes - kEndBytes ||
-      footer.layer.stored_bytes > object_bytes - kEndBytes - footer.layer.offset) {
-    return corrupt("log footer: the layer lies outside");
+  const BlobPointer& layer = footer.layer;
+  // The layer fills the room between the frames and the footer, but for alignment.
+  const bool fits = layer.offset % kPieceAlignment == 0 && layer.offset < footer_offset &&
+                    align_piece(layer.offset + layer.stored_bytes) == footer_offset;
+  if (!fits) return corrupt("log footer: the layer lies elsewhere", layer.offset);
+  if (footer.data_bytes > layer.offset) return corrupt("log footer: more data than room");
+  if (layer.codec > Codec::zstd || layer.plain_bytes > kBlobBytesMax) {
+    return corrupt("log footer: impossible layer");
   }
+  return footer;
+}
+
+Result<LogFooter> decode_log_footer(ObjectCipher& cipher, u64 object_bytes, Bytes tail, Term term,
+                                    Seq seq) {
+  if (object_bytes < kLogTailBytes || object_bytes < tail.size() || tail.size() < kLogTailBytes ||
+      object_bytes % kPieceAlignment != 0) {
+    return corrupt("log object: impossible length", object_bytes);
+  }
+  TRY_VOID(check_trailer(tail, kLogMagic));
+  const u64 offset = object_bytes - kLogTailBytes;
+  FooterLayout layout;
+  TRY_VOID(cipher.open(PieceKind::log_footer, offset, Codec::raw, sizeof layout,
+                       tail.last(kLogTailBytes).first(kFooterSealedBytes),
+                       {reinterpret_cast<std::byte*>(&layout), sizeof layout}));
+  TRY(const LogFooter footer, decode_log_footer_plain(struct_bytes(layout), offset));
+  if (footer.term != term || footer.seq != seq) return corrupt("log footer: of another slot");
   return footer;
 }
 
 Result<lsm::Layer> decode_log_layer(ObjectCipher& cipher, const LogFooter& footer, Bytes sealed) {
   TRY(const Buffer plain, open_blob(cipher, PieceKind::layer, footer.layer, sealed));
   TRY(lsm::Layer layer, decode_layer(plain));
+  TRY_VOID(check_log_layer(layer, footer));
+  return layer;
+}
+
+Result<> check_log_layer(const lsm::Layer& layer, const LogFooter& footer) {
   const lsm::SegmentId own = lsm::log_segment(footer.term, footer.seq);
   for (const lsm::SegmentId segment : layer.segments) {
-    if (segment != own) return corrupt("log layer: it points into another object");
+    if (segment != own) return corrupt("log layer: a run points into another object", segment.value);
   }
   for (const lsm::Entry& entry : layer.entries) {
     if (entry.run.kind() != lsm::RunKind::data) continue;
     const lsm::FramePointer frame = entry.run.frame();
-    if (frame.offset + frame.stored_bytes > footer.layer.offset) {
-      return corrupt("log layer: a frame lies outside");
+    if (frame.stored_bytes <= kSealOverhead ||
+        frame.offset + frame.stored_bytes > footer.layer.offset) {
+      return corrupt("log layer: a run points outside the frames", frame.offset);
     }
   }
-  return layer;
+  return {};
 }
 
+// ---- fences
+
 Buffer encode_fence(const DatabaseKeys& keys, const Fence& fence, Bytes nonce24) {
-  FenceLayout layout{};
-  layout.term = fence.term.value;
-  layout.seq = fence.seq.value;
-  layout.fenced_by = fence.fenced_by.value;
+  const FenceLayout layout{
+      .term = fence.term.value, .seq = fence.seq.value, .fenced_by = fence.fenced_by.value};
   Buffer object = seal_whole(keys.fences(), kFenceKind, keys.database(),
                              log_name(fence.term, fence.seq), nonce24, struct_bytes(layout));
-  append_trailer(object, kFenceMagic);
+  object.append(struct_bytes(trailer_of(kFenceMagic)));
   return object;
 }
 
 Result<Fence> decode_fence(const DatabaseKeys& keys, Bytes object, Term term, Seq seq) {
-  if (object.size() < sizeof(Trailer)) return corrupt("fence: too short");
+  TRY_VOID(check_trailer(object, kFenceMagic));
   TRY(const Buffer plain,
       open_whole(keys.fences(), kFenceKind, keys.database(), log_name(term, seq),
                  object.first(object.size() - sizeof(Trailer))));

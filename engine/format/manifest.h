@@ -55,6 +55,8 @@ struct Manifest {
   friend bool operator==(const Manifest&, const Manifest&) = default;
 };
 
+constexpr u64 kManifestBodyBytesMax = 256 * kMiB;
+
 // Sealed whole, zstd inside, trailer as for every object. Errors of decode: corrupt; invalid when a
 // newer format version wrote it.
 Buffer encode_manifest(const DatabaseKeys& keys, const Manifest& manifest, Bytes nonce24);

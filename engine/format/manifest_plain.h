@@ -6,7 +6,7 @@
 namespace zerofs::format {
 
 std::vector<std::byte> encode_manifest_plain(const Manifest& manifest);
-// Total: any bytes give a Manifest or an Error.
+// Total: any bytes give a Manifest whose numbers make names, or corrupt.
 Result<Manifest> decode_manifest_plain(Bytes bytes);
 
 }  // namespace zerofs::format
