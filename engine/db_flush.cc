@@ -81,15 +81,14 @@ Task<> Db::Impl::flush_memtables() {
 Task<> Db::Impl::flush_memtable() {
   const std::vector<lsm::LayerRef> frozen = memtable_.freeze();
   if (frozen.empty()) co_return {};
-  // One step with freeze(): the memtable ends exactly at the durable end.
+  // One step with freeze(): the memtable ends exactly at the durable end. What the manifest is told
+  // counts as done only once it is committed: a flush that fails starts again from the same points.
   lsm::FlushMemtable edit;
   edit.moves = replayed_;
   const u64 own_end = log_.durable_end();
   if (own_end != own_replay_from_) edit.moves.push_back({term_, own_replay_from_, own_end});
-  replayed_.clear();
-  own_replay_from_ = own_end;
-  memtable_objects_ = 0;
-  memtable_data_bytes_ = 0;
+  const u64 objects = memtable_objects_;
+  const u64 data_bytes = memtable_data_bytes_;
 
   // A number is sealed once, so a flush that starts again takes new ones.
   const u64 first_number = next_table_;
@@ -126,6 +125,10 @@ Task<> Db::Impl::flush_memtable() {
   added.insert(added.end(), tables_->begin(), tables_->end());
   tables_ = std::make_shared<const Tables>(std::move(added));
   memtable_.drop_frozen();
+  replayed_.clear();
+  own_replay_from_ = own_end;
+  memtable_objects_ -= objects;
+  memtable_data_bytes_ -= data_bytes;
   room_.wake_all();
   spdlog::info("memtable flushed: {} tables at level 0, replay from {}", tables_->size(),
                own_replay_from_);

@@ -20,13 +20,15 @@ struct Shares {
 };
 
 constexpr u64 kMemoryBytesMin = 64 * kMiB;
+// A layer numbers its objects with 24 bits; below this size it cannot hold more.
+constexpr u64 kLayerBytesMax = 256 * kMiB;
 
 Shares shares_of(u64 memory_bytes) {
   // DESIGN section 9: dirty 40 %, page cache 30 %, index 15 %, layers 10 %, the rest is buffers.
   return {.slab_pages = memory_bytes / 10 * 7 / kPageBytes,
           .dirty_pages = memory_bytes / 10 * 4 / kPageBytes,
           .index_bytes = memory_bytes / 100 * 15,
-          .layer_bytes = memory_bytes / 10,
+          .layer_bytes = std::min(memory_bytes / 10, kLayerBytesMax),
           .batch_pages = static_cast<u32>(std::min(16 * kMiB, memory_bytes / 64) / kPageBytes)};
 }
 
