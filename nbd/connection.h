@@ -116,6 +116,7 @@ class Connection final : private TurnHook, private ExportDirectory {
   void reply_read(u64 cookie, u64 offset, std::span<const Piece> pieces, bool last, bool whole);
   void queue_output();
   void end_of_turn() override;
+  void send_now();
   void send_more();
   void sent(i32 result);
 

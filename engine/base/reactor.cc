@@ -102,6 +102,12 @@ struct Reactor::Impl {
     bool armed = false;
   };
 
+  // Completions are in the ring, or the kernel has work that would put them there.
+  bool has_events() {
+    return io_uring_cq_ready(&ring) != 0 ||
+           (__atomic_load_n(ring.sq.kflags, __ATOMIC_RELAXED) & IORING_SQ_TASKRUN) != 0;
+  }
+
   io_uring ring{};
   bool enabled = false;
   Timers timers;
@@ -126,7 +132,7 @@ Result<std::unique_ptr<Reactor>> Reactor::create(WorkerPool& workers, Options op
   io_uring_params params{};
   // R_DISABLED: the thread that enables the ring, in run(), becomes its single issuer.
   params.flags = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN | IORING_SETUP_CQSIZE |
-                 IORING_SETUP_CLAMP | IORING_SETUP_R_DISABLED;
+                 IORING_SETUP_CLAMP | IORING_SETUP_R_DISABLED | IORING_SETUP_TASKRUN_FLAG;
   params.cq_entries = options.completion_entries;
   const int error =
       io_uring_queue_init_params(options.submission_entries, &reactor->impl_->ring, &params);
@@ -246,20 +252,18 @@ void Reactor::run() {
       ++counters_.system_calls;
       io_uring_submit_and_get_events(&in.ring);
     };
-    bool timer_due = next_timer != Instant::max() && next_timer <= boot_time();
+    const bool timer_due = next_timer != Instant::max() && next_timer <= boot_time();
     if (busy || timer_due) {
       get_events();
     } else {
-      get_events();
-      if (io_uring_cq_ready(&in.ring) == 0 && served >= 1 && served <= 4 &&
-          workers_.pending() == 0) {
+      if (served >= 1 && served <= 4 && workers_.pending() == 0) {
         // Queue depth is low: the next request comes sooner than a wake-up would take.
+        get_events();
         const Instant spin_end = std::min(boot_time() + options_.spin, next_timer);
-        while (io_uring_cq_ready(&in.ring) == 0 &&
-               in.delivered.load(std::memory_order_relaxed) == nullptr &&
+        while (!in.has_events() && in.delivered.load(std::memory_order_relaxed) == nullptr &&
                boot_time() < spin_end) {
-          io_uring_get_events(&in.ring);
         }
+        if (in.has_events()) get_events();
       }
       if (io_uring_cq_ready(&in.ring) == 0) {
         served = 0;
