@@ -1,0 +1,175 @@
+// Goal: lost replies, failures and outages of the store lose nothing and end nothing.
+// Method: numbered pages written and flushed through a store that misbehaves, then read by a second
+// owner through a good one.
+#include <doctest/doctest.h>
+
+#include "engine/lsm/version_set.h"
+#include "tests/engine/faulty_store.h"
+#include "tests/engine/world.h"
+
+namespace zerofs {
+namespace {
+
+using test::FaultyStore;
+using test::World;
+
+std::vector<std::byte> page_of(u64 number) {
+  std::vector<std::byte> page(kPageBytes);
+  for (u64 i = 0; i < page.size(); i += 8) std::memcpy(page.data() + i, &number, 8);
+  return page;
+}
+
+TEST_CASE("a store that loses replies loses no data") {
+  for (u64 seed = 1; seed <= 4; ++seed) {
+    CAPTURE(seed);
+    World world;
+    world.create();
+    FaultyStore faulty(world.store(), seed);
+    faulty.percent = 30;
+    DbOptions options = world.options();
+    options.memtable_objects_max = 10;  // tables and manifests go through the faults as well
+    Result<std::unique_ptr<Db>> opened = std::unexpected(Error(Code::retry, ""));
+    while (!opened) {
+      opened = world.run(Db::open(world.runtime(), faulty, world.keys(), options));
+      if (!opened) REQUIRE(opened.error().code() == Code::retry);  // reads at opening are not retried
+    }
+    std::unique_ptr<Db> db = std::move(*opened);
+    const ObjectId id = db->new_object_id();
+    Object* object = db->open_object(id);
+    for (u64 i = 0; i < 60; ++i) {
+      REQUIRE(world.run(db->write(*object, i % 40 * kPageBytes, page_of(i))).has_value());
+      REQUIRE(world.run(db->wait_durable(db->position())).has_value());
+    }
+    CHECK(faulty.lost_replies > 0);
+    CHECK_FALSE(db->fenced());
+    // The process dies; another one reads the store as it is.
+    db->close_object(object);
+    db->abandon();
+    static_cast<void>(world.run(db->close()));
+    db.reset();
+    std::unique_ptr<Db> next = std::move(*world.open());
+    object = next->open_object(id);
+    for (u64 page = 0; page < 40; ++page) {
+      std::vector<Piece> pieces;
+      REQUIRE(world.run(next->read(*object, page * kPageBytes, kPageBytes, pieces)).has_value());
+      const std::vector<std::byte> wanted = page_of(page < 20 ? page + 40 : page);
+      CHECK(std::memcmp(pieces.front().data, wanted.data(), kPageBytes) == 0);
+      next->unpin(pieces);
+    }
+    next->close_object(object);
+    REQUIRE(world.run(next->close()).has_value());
+  }
+}
+
+Task<> flush_during_outage(World& world, Db& db, FaultyStore& faulty, bool& done) {
+  co_await db.wait_durable(db.position());
+  done = true;
+  static_cast<void>(world);
+  static_cast<void>(faulty);
+  co_return {};
+}
+Task<> outage(World& world, Db& db, FaultyStore& faulty, Object& object, bool& held) {
+  Gate gate(world.reactor());
+  bool done = false;
+  faulty.percent = 200;  // nothing works
+  gate.spawn(flush_during_outage(world, db, faulty, done));
+  co_await sleep_for(world.runtime(), 400ms);
+  held = !done && db.status().store_failing_for > Duration(0);
+  // Cached data and new writes go on meanwhile.
+  std::vector<Piece> pieces;
+  held = held && db.try_read(object, 0, kPageBytes, pieces);
+  db.unpin(pieces);
+  held = held && db.try_write(object, kPageBytes, page_of(2));
+  faulty.percent = 0;
+  co_await gate.close();
+  held = held && done && db.status().store_failing_for == Duration(0);
+  co_return {};
+}
+
+TEST_CASE("an outage holds flushes up and ends without a restart") {
+  World world;
+  world.create();
+  FaultyStore faulty(world.store(), 1);
+  std::unique_ptr<Db> db =
+      std::move(*world.run(Db::open(world.runtime(), faulty, world.keys(), world.options())));
+  Object* object = db->open_object(db->new_object_id());
+  REQUIRE(db->try_write(*object, 0, page_of(1)));
+  bool held = false;
+  REQUIRE(world.run(outage(world, *db, faulty, *object, held)).has_value());
+  CHECK(held);
+  db->close_object(object);
+  REQUIRE(world.run(db->close()).has_value());
+}
+
+// ---- the version set
+
+format::TermRecord term_record(u64 term) { return {.term = {term}, .end = {}, .owner = {}}; }
+
+TEST_CASE("two committers: the one with the older term is fenced, edits are validated anew") {
+  World world;
+  lsm::VersionSet first(world.runtime(), world.store(), world.keys());
+  REQUIRE(world.run(first.create()).has_value());
+  lsm::VersionSet second(world.runtime(), world.store(), world.keys());
+  REQUIRE(world.run(second.load()).has_value());
+
+  REQUIRE(world.run(first.commit({lsm::TakeTerm{term_record(1)}})).has_value());
+  first.set_term({1});
+  // The second one's idea of the version is old: the same term is not free any more.
+  const Result<> taken = world.run(second.commit({lsm::TakeTerm{term_record(1)}}));
+  REQUIRE_FALSE(taken.has_value());
+  CHECK(taken.error().code() == Code::precondition);
+  REQUIRE(world.run(second.commit({lsm::TakeTerm{term_record(2)}})).has_value());
+  second.set_term({2});
+
+  const Result<> late = world.run(first.commit({lsm::SealTerm{{1}, 5, true}}));
+  REQUIRE_FALSE(late.has_value());
+  CHECK(late.error().code() == Code::fenced);
+  REQUIRE(world.run(second.commit({lsm::SealTerm{{1}, 3, false}})).has_value());
+  CHECK(second.current().terms.front().end == 3);
+  // A replay point moves only from where it is.
+  const Result<> wrong = world.run(second.commit({lsm::FlushMemtable{{{{1}, 1, 3}}, {}}}));
+  REQUIRE_FALSE(wrong.has_value());
+  CHECK(wrong.error().code() == Code::precondition);
+  REQUIRE(world.run(second.commit({lsm::FlushMemtable{{{{1}, 0, 3}}, {}}})).has_value());
+}
+
+TEST_CASE("a version in a block that was deleted does not count") {
+  World world;
+  lsm::VersionSet set(world.runtime(), world.store(), world.keys());
+  REQUIRE(world.run(set.create()).has_value());
+  REQUIRE(world.run(set.commit({lsm::TakeTerm{term_record(1)}})).has_value());
+  set.set_term({1});
+  // A committer with an ancient base: everything after it was written and deleted long ago.
+  lsm::VersionSet ancient(world.runtime(), world.store(), world.keys());
+  REQUIRE(world.run(ancient.load()).has_value());
+  format::Manifest newest = set.current();
+  newest.version = 5000;
+  const std::byte nonce[24] = {};
+  const Buffer body = format::encode_manifest(world.keys(), newest, nonce);
+  REQUIRE(world.run(world.store().create(format::manifest_name(5000), body,
+                                         store::Class::foreground)).has_value());
+  const std::byte marker[1] = {};
+  REQUIRE(world.run(world.store().create(format::gone_name(0), marker,
+                                         store::Class::foreground)).has_value());
+  REQUIRE(world.run(ancient.commit({lsm::TakeTerm{term_record(2)}})).has_value());
+  CHECK(ancient.current().version == 5001);
+}
+
+TEST_CASE("a commit whose reply is lost is recognised as our own") {
+  World world;
+  lsm::VersionSet set(world.runtime(), world.store(), world.keys());
+  REQUIRE(world.run(set.create()).has_value());
+  FaultyStore faulty(world.store(), 3);
+  lsm::VersionSet shaky(world.runtime(), faulty, world.keys());
+  REQUIRE(world.run(shaky.load()).has_value());
+  faulty.percent = 60;
+  for (u64 term = 1; term <= 12; ++term) {
+    Result<> committed = world.run(shaky.commit({lsm::TakeTerm{term_record(term)}}));
+    REQUIRE(committed.has_value());
+  }
+  CHECK(faulty.lost_replies > 0);
+  CHECK(shaky.current().version == 13);
+}
+
+}  // namespace
+}  // namespace zerofs
