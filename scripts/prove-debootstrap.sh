@@ -13,6 +13,7 @@ what=${2:-quick}
 [ -x "$root/usr/bin/git" ] || debootstrap --variant=minbase --include=git,ca-certificates bookworm "$root"
 # The network as on the host: its sources, proxies and certificates.
 cp /etc/resolv.conf "$root/etc/resolv.conf" 2>/dev/null || true
+rm -f "$root/etc/apt/sources.list"
 cp /etc/apt/sources.list "$root/etc/apt/" 2>/dev/null || true
 cp -r /etc/apt/sources.list.d /etc/apt/apt.conf.d /etc/apt/auth.conf.d "$root/etc/apt/" 2>/dev/null || true
 cp -r /usr/local/share/ca-certificates "$root/usr/local/share/" 2>/dev/null || true
