@@ -45,7 +45,7 @@ done
 echo "ready after $((SECONDS - begin)) s"
 grep -A1 '^volume' "$root/serve.log"
 # The server is the process that runs the program from the new root.
-pid=$(pgrep -f 'build/release/tools/zerofs serve --store file:///work/zerofs/zerofs-data' | tail -1)
+pid=$(pgrep -f 'build/serve/tools/zerofs serve --store file:///work/zerofs/zerofs-data' | tail -1)
 kill "$pid"
 wait "$server"
 
