@@ -118,6 +118,7 @@ struct Reactor::Impl {
   std::vector<TurnHook*> running_hooks;
   alignas(64) std::atomic<Job*> delivered = nullptr;  // newest first
   alignas(64) std::atomic<bool> asleep = false;
+  std::atomic<u32> delivering = 0;  // threads inside deliver()
 };
 
 Reactor::Reactor(WorkerPool& workers, Options options)
@@ -151,6 +152,7 @@ Result<std::unique_ptr<Reactor>> Reactor::create(WorkerPool& workers, Options op
 }
 
 Reactor::~Reactor() {
+  while (impl_->delivering.load(std::memory_order_acquire) != 0) std::this_thread::yield();
   if (impl_->wake.fd >= 0) close(impl_->wake.fd);
   if (impl_->ring.ring_fd > 0) io_uring_queue_exit(&impl_->ring);
 }
@@ -200,6 +202,9 @@ WallTime Reactor::wall() {
 }
 
 void Reactor::deliver(Job& job) {
+  // The job may be finished, and with it the reactor's last work, before this call has returned:
+  // the destructor waits for the count.
+  impl_->delivering.fetch_add(1, std::memory_order_relaxed);
   Job* head = impl_->delivered.load(std::memory_order_relaxed);
   do {
     job.next = head;
@@ -210,6 +215,7 @@ void Reactor::deliver(Job& job) {
     const u64 one = 1;
     static_cast<void>(!write(impl_->wake.fd, &one, sizeof one));
   }
+  impl_->delivering.fetch_sub(1, std::memory_order_release);
 }
 
 namespace {
