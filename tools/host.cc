@@ -52,6 +52,7 @@ Result<std::unique_ptr<Host>> Host::start(const DatabaseOptions& options,
   host->workers_ = std::make_unique<WorkerPool>(
       WorkerPool::Options{.threads = worker_threads != 0 ? worker_threads : cores,
                           .niceness = worker_niceness,
+                          .urgent_threads = 1,
                           .name = "zerofs-work"});
   host->store_threads_ = std::make_unique<WorkerPool>(
       WorkerPool::Options{.threads = kStoreThreads, .name = "zerofs-store"});

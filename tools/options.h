@@ -30,7 +30,7 @@ struct ServeOptions {
   std::vector<std::pair<std::string, u64>> volumes;  // created when they are missing
   std::string default_export;
   u32 worker_threads = 0;  // 0: one per core
-  int worker_niceness = 5;
+  int worker_niceness = 15;  // of work that nobody waits for; there is a thread for urgent work
   u32 connections_max = 256;
 };
 

@@ -35,16 +35,17 @@ struct Queue {
 
 struct WorkerPool::Impl {
   std::mutex mutex;
-  std::condition_variable work;
+  std::condition_variable work;         // for threads that take everything
+  std::condition_variable urgent_work;  // for threads that take urgent jobs only
   Queue queues[2];  // by Priority
   bool stopping = false;
   std::vector<std::thread> threads;
 };
 
 WorkerPool::WorkerPool(Options options) : impl_(std::make_unique<Impl>()) {
-  const auto serve = [this, options] {
+  const auto serve = [this, options](bool urgent_only) {
     pthread_setname_np(pthread_self(), options.name);
-    if (options.niceness != 0) {
+    if (options.niceness != 0 && !urgent_only) {
       // A thread of its own has its own niceness on Linux. Refused means: as important as the rest.
       static_cast<void>(setpriority(PRIO_PROCESS, static_cast<id_t>(syscall(SYS_gettid)),
                                     options.niceness));
@@ -52,10 +53,10 @@ WorkerPool::WorkerPool(Options options) : impl_(std::make_unique<Impl>()) {
     std::unique_lock lock(impl_->mutex);
     for (;;) {
       Job* job = impl_->queues[0].pop();
-      if (job == nullptr) job = impl_->queues[1].pop();
+      if (job == nullptr && !urgent_only) job = impl_->queues[1].pop();
       if (job == nullptr) {
         if (impl_->stopping) return;
-        impl_->work.wait(lock);
+        (urgent_only ? impl_->urgent_work : impl_->work).wait(lock);
         continue;
       }
       lock.unlock();
@@ -65,7 +66,8 @@ WorkerPool::WorkerPool(Options options) : impl_(std::make_unique<Impl>()) {
       lock.lock();
     }
   };
-  for (u32 i = 0; i < options.threads; ++i) impl_->threads.emplace_back(serve);
+  for (u32 i = 0; i < options.threads; ++i) impl_->threads.emplace_back(serve, false);
+  for (u32 i = 0; i < options.urgent_threads; ++i) impl_->threads.emplace_back(serve, true);
 }
 
 WorkerPool::~WorkerPool() {
@@ -74,6 +76,7 @@ WorkerPool::~WorkerPool() {
     impl_->stopping = true;
   }
   impl_->work.notify_all();
+  impl_->urgent_work.notify_all();
   for (std::thread& thread : impl_->threads) thread.join();
 }
 
@@ -84,6 +87,7 @@ void WorkerPool::submit(Job& job, Priority priority, Mailbox& mailbox) {
     const std::scoped_lock lock(impl_->mutex);
     impl_->queues[priority == Priority::urgent ? 0 : 1].push(job);
   }
+  if (priority == Priority::urgent) impl_->urgent_work.notify_one();
   impl_->work.notify_one();
 }
 
