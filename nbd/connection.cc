@@ -41,7 +41,10 @@ Task<> Connection::run() {
   while (!ended()) co_await changed_.wait();
   co_await gate_.close();
   reactor_.disarm(handshake_timer_);
-  if (direct_ && !direct_->pages.empty()) db_.return_pages(direct_->pages);
+  if (direct_) db_.return_pages(direct_->pages);
+  direct_.reset();
+  output_.clear();
+  account();
   if (transmitting_) volume_->session_ends();
   server_.gone(*this);
   co_return {};
@@ -135,6 +138,7 @@ void Connection::process() {
     const u32 requests = parse_requests();
     server_.stats_.requests += requests;
     reactor_.count_requests(requests);
+    account();
   }
   arm_receive();
   look_at_end();
@@ -153,7 +157,7 @@ void Connection::negotiate() {
   switch (state) {
     case Negotiation::State::more:
       // A client that sends options and never reads the answers.
-      if (output_.queued_bytes() > kQueuedBytesMax) kill();
+      if (output_.queued_bytes() > kHeldBytesMax) kill();
       break;
     case Negotiation::State::close: stop_reading(); break;
     case Negotiation::State::transmission: begin_transmission(); break;
@@ -202,9 +206,49 @@ std::vector<ExportView> Connection::list() {
   return views;
 }
 
-bool Connection::must_pause() const {
-  return output_.queued_bytes() + reading_bytes_ > kQueuedBytesMax ||
-         gate_.count() >= kRequestsMax || waiting_bytes_ > kWaitingBytesMax;
+// Bytes that this connection keeps in memory or pins in the cache.
+u64 Connection::held() const {
+  return output_.queued_bytes() + reading_bytes_ + waiting_bytes_ + (direct_ ? direct_->bytes : 0);
+}
+
+void Connection::account() {
+  const u64 own = held();
+  const bool frees = own < charged_bytes_;
+  server_.budget_.account(charged_bytes_, own);
+  if (frees) server_.budget_freed();
+}
+
+// Whether a request that will hold `more` bytes has to wait.
+bool Connection::must_pause(u64 more) {
+  account();
+  if ((charged_bytes_ != 0 && charged_bytes_ + more > kHeldBytesMax) || gate_.count() >= kRequestsMax ||
+      output_.queued_vectors() > kQueuedVectorsMax) {
+    return true;
+  }
+  if (server_.budget_.admits(charged_bytes_, more)) return false;
+  server_.wait_for_budget();
+  return true;
+}
+
+void Connection::budget_freed() {
+  if (paused_) resume_later();
+  drained_.wake_all();
+}
+
+std::optional<Instant> Connection::stalled_since() const {
+  if (charged_bytes_ == 0 || !(sending_ || (direct_ && receiving_))) return {};
+  return progress_;
+}
+
+// By a read until it is answered, or by each of its parts.
+u64 Connection::bytes_held_by(const Request& request) const {
+  if (request.command != Command::read) return 0;
+  return is_answered_in_parts(request) ? part_bytes() : request.length;
+}
+
+// Small when the budget is tight, so that every client gets on, however slowly.
+u32 Connection::part_bytes() const {
+  return server_.budget_.is_tight() ? Budget::kAlwaysBytes : kPartBytes;
 }
 
 // Looks over the next requests without acting on them, so that their look-ups do not wait for
@@ -238,10 +282,6 @@ u32 Connection::parse_requests() {
       if (drain_bytes_ != 0) return count;
     }
     if (end_ - begin_ < sizeof(RequestHeader)) return count;
-    if (must_pause()) {
-      paused_ = true;
-      return count;
-    }
     if (count == kRequestsPerTurn) {
       resume_later();
       return count;
@@ -260,6 +300,11 @@ u32 Connection::parse_requests() {
       return count;
     }
     if (shutting_down_) parsed.error = Errno::shutdown;
+    const u64 more = parsed.error == Errno::ok ? bytes_held_by(parsed.request) : 0;
+    if (must_pause(more)) {
+      paused_ = true;
+      return count;
+    }
     if (parsed.request.command == Command::write && parsed.error == Errno::ok &&
         parsed.payload_bytes != 0) {
       if (!take_write(parsed)) return count;
@@ -323,143 +368,6 @@ void Connection::continued(i32) {
   process();
 }
 
-// ---- large payloads
-
-// Finds a place for the next part of the payload and receives it there.
-void Connection::next_window() {
-  Direct& direct = *direct_;
-  const u32 left = direct.request.length - direct.done;
-  direct.received = 0;
-  direct.bytes = std::min(left, kWindowBytes);
-  const bool in_pages = direct.offset() % kPageBytes == 0 && left >= kPageBytes;
-  if (!in_pages || direct.error != Errno::ok) {
-    if (direct.body.size() < direct.bytes) direct.body = Buffer(direct.bytes);
-    receive_window();
-    return;
-  }
-  direct.bytes -= direct.bytes % kPageBytes;
-  if (db_.try_take_pages(direct.bytes / kPageBytes, direct.pages)) {
-    receive_window();
-  } else {
-    window_waits_ = true;
-    gate_.spawn(wait_for_pages());
-  }
-}
-
-Task<> Connection::wait_for_pages() {
-  const Result<> taken =
-      co_await as_result(db_.take_pages(direct_->bytes / kPageBytes, direct_->pages));
-  window_waits_ = false;
-  if (!taken) {
-    kill();  // the database is closing or fenced
-  } else if (!dead_) {
-    receive_window();
-  }
-  changed_.wake_all();
-  co_return {};
-}
-
-MutableBytes Connection::window_at(u32 at) {
-  Direct& direct = *direct_;
-  if (direct.pages.empty()) return direct.body.mutable_bytes().subspan(at, direct.bytes - at);
-  std::byte* page = db_.page_data(direct.pages[at / kPageBytes]);
-  return MutableBytes(page, kPageBytes).subspan(at % kPageBytes);
-}
-
-// Takes what is buffered already, then receives the rest in place.
-void Connection::receive_window() {
-  Direct& direct = *direct_;
-  while (direct.received < direct.bytes && begin_ < end_) {
-    const MutableBytes to = window_at(direct.received);
-    const u32 count = static_cast<u32>(std::min<std::size_t>(to.size(), end_ - begin_));
-    std::memcpy(to.data(), input_.data() + begin_, count);
-    begin_ += count;
-    direct.received += count;
-  }
-  if (direct.received == direct.bytes) {
-    apply_window();
-    return;
-  }
-  direct.vectors.clear();
-  for (u32 at = direct.received; at < direct.bytes;) {
-    const MutableBytes to = window_at(at);
-    at += static_cast<u32>(to.size());
-    iovec* last = direct.vectors.empty() ? nullptr : &direct.vectors.back();
-    if (last != nullptr && static_cast<std::byte*>(last->iov_base) + last->iov_len == to.data()) {
-      last->iov_len += to.size();
-    } else {
-      direct.vectors.push_back({to.data(), to.size()});
-    }
-  }
-  direct.message.msg_iov = direct.vectors.data();
-  direct.message.msg_iovlen = direct.vectors.size();
-  io_uring_sqe* sqe = reactor_.prepare();
-  io_uring_prep_recvmsg(sqe, fd_, &direct.message, MSG_WAITALL);
-  reactor_.submit_op(sqe, direct_op_);
-  receiving_ = true;
-}
-
-void Connection::window_received(i32 result) {
-  receiving_ = false;
-  if (result <= 0 || dead_) {
-    kill();
-    return;
-  }
-  direct_->received += static_cast<u32>(result);
-  receive_window();
-}
-
-void Connection::apply_window() {
-  Direct& direct = *direct_;
-  // The volume may have shrunk since the request was let in.
-  if (direct.error == Errno::ok && direct.offset() + direct.bytes > volume_->size()) {
-    direct.error = Errno::nospc;
-  }
-  if (direct.error != Errno::ok) {
-    db_.return_pages(direct.pages);
-  } else if (!direct.pages.empty()) {
-    db_.write_pages(volume_->object(), direct.offset() / kPageBytes, direct.pages);
-  } else if (!db_.try_write(volume_->object(), direct.offset(),
-                            direct.body.bytes().first(direct.bytes))) {
-    window_waits_ = true;
-    gate_.spawn(apply_window_slowly());
-    return;
-  }
-  direct.pages.clear();
-  window_applied();
-}
-
-Task<> Connection::apply_window_slowly() {
-  volume_->mutation_begins();
-  const Result<> written = co_await as_result(
-      db_.write(volume_->object(), direct_->offset(), direct_->body.bytes().first(direct_->bytes)));
-  volume_->mutation_ends();
-  window_waits_ = false;
-  if (!written) direct_->error = errno_of(written.error());
-  if (!dead_) window_applied();
-  changed_.wake_all();
-  co_return {};
-}
-
-void Connection::window_applied() {
-  Direct& direct = *direct_;
-  direct.done += direct.bytes;
-  if (direct.done != direct.request.length) {
-    next_window();
-    return;
-  }
-  const Request request = direct.request;
-  const Errno error = direct.error;
-  direct_.reset();
-  ++server_.stats_.requests;
-  if (error == Errno::ok) {
-    after_change(request);
-  } else {
-    reply_error(request, error);
-  }
-  process();
-}
-
 // ---- output
 
 void Connection::queue_output() { reactor_.at_end_of_turn(*this); }
@@ -487,7 +395,10 @@ void Connection::send_now() {
 }
 
 void Connection::send_more() {
-  const std::span<iovec> rest = output_.rest(IOV_MAX);
+  // Not more at a time, so that progress shows.
+  constexpr u32 kSendVectorsMax = 256;
+  const std::span<iovec> rest = output_.rest(kSendVectorsMax);
+  progress_ = reactor_.now();
   message_.msg_iov = rest.data();
   message_.msg_iovlen = rest.size();
   io_uring_sqe* sqe = reactor_.prepare();
@@ -503,13 +414,14 @@ void Connection::sent(i32 result) {
     return;
   }
   const bool all = output_.sent(static_cast<u64>(result));
+  account();
   if (drained_.has_waiters()) drained_.wake_all();
   if (!all) {
     if (!dead_) send_more();
   } else if (output_.has_pending()) {
     queue_output();
   }
-  if (paused_ && !must_pause()) process();
+  if (paused_) process();
   look_at_end();
 }
 

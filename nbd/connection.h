@@ -16,16 +16,19 @@
 
 namespace zerofs::nbd {
 
-// What one connection may hold before its socket is not read any further.
-constexpr u64 kQueuedBytesMax = 8 * kMiB;      // replies not sent yet, and cold reads
+// What one connection may hold before its socket is not read any further; all of them together:
+// budget.h.
+constexpr u64 kHeldBytesMax = 8 * kMiB;        // see Connection::held()
 constexpr u32 kRequestsMax = 1024;             // in progress
-constexpr u64 kWaitingBytesMax = 1 * kMiB;     // payloads that wait for room in the cache
+constexpr u32 kQueuedVectorsMax = 16384;       // of replies
 constexpr u32 kRequestsPerTurn = 512;          // then other connections get their turn
 constexpr u32 kLookAheadMax = 16;
 constexpr std::size_t kInputBytesMin = 16 * kKiB;
 constexpr std::size_t kInputBytesMax = 256 * kKiB;
 constexpr u32 kDirectBytesMin = 32 * kKiB;     // payloads from here on bypass the input buffer
-constexpr u32 kWindowBytes = 256 * kKiB;       // of such a payload, held at a time
+constexpr u32 kWindowBytes = 256 * kKiB;       // of such a payload, held at a time…
+constexpr u32 kTightWindowBytes = 16 * kKiB;   // … and while the budget is tight
+constexpr u32 kPartBytes = kMiB;               // a longer read is answered in parts, if it may be
 
 Errno errno_of(const Error& error);
 
@@ -41,6 +44,10 @@ class Connection final : private TurnHook, private ExportDirectory {
   // Ends without answering.
   void kill();
   const Volume* volume() const { return volume_.get(); }
+  // Other connections hold less now.
+  void budget_freed();
+  // Since when a peer that holds bytes neither takes nor sends any.
+  std::optional<Instant> stalled_since() const;
 
  private:
   // Forwards a completion to a member function.
@@ -80,11 +87,18 @@ class Connection final : private TurnHook, private ExportDirectory {
   void process();
   void negotiate();
   void begin_transmission();
+  u64 bytes_held_by(const Request& request) const;
+  u32 part_bytes() const;
+  bool is_answered_in_parts(const Request& request) const {
+    return structured_ && (request.flags & kCmdDf) == 0 && request.length > kPartBytes;
+  }
   u32 look_ahead();
   u32 parse_requests();
   bool take_write(const ParsedRequest& parsed);
   void make_input_room(std::size_t wanted);
-  bool must_pause() const;
+  u64 held() const;
+  void account();
+  bool must_pause(u64 more);
   void resume_later();
   void continued(i32 result);
 
@@ -152,8 +166,10 @@ class Connection final : private TurnHook, private ExportDirectory {
   bool reading_ = true;        // more input is wanted
   bool shutting_down_ = false;
   bool dead_ = false;
-  u64 waiting_bytes_ = 0;
-  u64 reading_bytes_ = 0;
+  u64 waiting_bytes_ = 0;  // payloads of WRITEs in progress
+  u64 reading_bytes_ = 0;  // of READs in progress
+  u64 charged_bytes_ = 0;  // of the budget
+  Instant progress_{};     // of the transfer that the socket makes us wait for
 
   Op receive_op_;
   Op direct_op_;

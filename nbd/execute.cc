@@ -8,7 +8,6 @@ namespace zerofs::nbd {
 namespace {
 
 constexpr u32 kExtentsMax = 1 << 16;        // in one block status reply
-constexpr u32 kReadStepBytes = 8u << 20;    // of a structured read larger than the payload limit
 
 u32 state_of(ExtentKind kind) {
   switch (kind) {
@@ -66,7 +65,7 @@ void Connection::execute(const Request& request) {
 }
 
 bool Connection::reading_fast(const Request& request) {
-  if (request.length > kPayloadBytesMax) return false;
+  if (is_answered_in_parts(request)) return false;
   pieces_.clear();
   if (!db_.try_read(volume_->object(), request.offset, request.length, pieces_)) return false;
   reply_read(request.cookie, request.offset, pieces_, true, (request.flags & kCmdDf) != 0);
@@ -127,28 +126,31 @@ Task<> Connection::run_command(Request request) {
 }
 
 Task<> Connection::read_slow(Request request) {
-  reading_bytes_ += request.length;
   const Result<> sent = co_await as_result(send_parts(request));
-  reading_bytes_ -= request.length;
   if (!sent) reply_error(request, errno_of(sent.error()));
   if (paused_) resume_later();
   co_return {};
 }
 
-// Up to the payload limit the answer is sent whole; beyond it (structured replies only) in parts,
-// no faster than the client takes them.
+// Parts are sent no faster than the client takes them.
 Task<> Connection::send_parts(const Request& request) {
-  const u32 step = request.length > kPayloadBytesMax ? kReadStepBytes : request.length;
+  const bool in_parts = is_answered_in_parts(request);
   const bool whole = (request.flags & kCmdDf) != 0;
   for (u32 at = 0;;) {
-    const u32 count = std::min(step, request.length - at);
+    const u32 left = request.length - at;
+    const u32 count = in_parts ? std::min(left, part_bytes()) : left;
+    reading_bytes_ += count;
+    account();
     std::vector<Piece> pieces;
-    co_await db_.read(volume_->object(), request.offset + at, count, pieces);
-    const bool last = at + count == request.length;
+    const Result<> read = co_await as_result(
+        db_.read(volume_->object(), request.offset + at, count, pieces));
+    reading_bytes_ -= count;
+    if (!read) co_return read;
+    const bool last = count == left;
     reply_read(request.cookie, request.offset + at, pieces, last, whole);
     if (last) co_return {};
     at += count;
-    while (output_.queued_bytes() > kQueuedBytesMax && !dead_) co_await drained_.wait();
+    while (!dead_ && must_pause(part_bytes())) co_await drained_.wait();
     if (dead_) co_return {};
   }
 }

@@ -14,14 +14,20 @@ std::byte* ReplyQueue::Arena::allocate(std::size_t bytes) {
   return at;
 }
 
-ReplyQueue::~ReplyQueue() {
+ReplyQueue::~ReplyQueue() { clear(); }
+
+void ReplyQueue::clear() {
   for (Half& half : halves_) release(half);
+  queued_bytes_ = 0;
 }
 
 void ReplyQueue::release(Half& half) {
   db_.unpin(half.pins);
   half.pins.clear();
   half.vectors.clear();
+  // What a rare flood needed is not kept.
+  if (half.pins.capacity() > kVectorsKept) half.pins.shrink_to_fit();
+  if (half.vectors.capacity() > kVectorsKept) half.vectors.shrink_to_fit();
   half.headers.reset();
   half.sent = 0;
 }

@@ -42,16 +42,27 @@ class ReplyQueue {
   bool has_pending() const { return !halves_[gathering_].vectors.empty(); }
   // Not sent yet, the send in flight included.
   u64 queued_bytes() const { return queued_bytes_; }
+  std::size_t queued_vectors() const {
+    return halves_[0].vectors.size() + halves_[1].vectors.size();
+  }
+  // Forgets everything. No send may be in flight.
+  void clear();
 
  private:
+  static constexpr std::size_t kVectorsKept = 2048;
+
   // Headers at stable addresses.
   class Arena {
    public:
     std::byte* allocate(std::size_t bytes);
-    void reset() { block_ = used_ = 0; }
+    void reset() {
+      if (blocks_.size() > kBlocksKept) blocks_.resize(kBlocksKept);
+      block_ = used_ = 0;
+    }
 
    private:
     static constexpr std::size_t kBlockBytes = 16384;
+    static constexpr std::size_t kBlocksKept = 2;
     std::vector<std::unique_ptr<std::byte[]>> blocks_;
     std::size_t block_ = 0;
     std::size_t used_ = 0;

@@ -20,6 +20,9 @@ namespace zerofs::nbd {
 namespace {
 constexpr int kBacklog = 128;
 constexpr Duration kShutdownMax = 10s;     // for clients that do not take their answers
+constexpr u64 kBudgetBytesMin = 8 * kMiB;
+constexpr u64 kBudgetShare = 8;           // of --memory
+constexpr Duration kStallMax = 15s;        // of a client, when others need what it holds
 constexpr Duration kAcceptPause = 100ms;   // when descriptors have run out
 }  // namespace
 
@@ -123,10 +126,12 @@ Server::Server(Reactor& reactor, Runtime runtime, Db& db, VolumeSet& volumes,
       db_(db),
       volumes_(volumes),
       options_(std::move(options)),
+      budget_(std::max(kBudgetBytesMin, db.status().memory_bytes / kBudgetShare)),
+      stall_timer_(*this),
       changed_(reactor),
       gate_(reactor) {}
 
-Server::~Server() = default;
+Server::~Server() { reactor_.disarm(stall_timer_); }
 
 namespace {
 
@@ -246,6 +251,33 @@ void Server::gone(Connection& connection) {
   destroy->server = this;
   destroy->connection = &connection;
   reactor_.arm(*destroy, reactor_.now());
+}
+
+// ---- budget
+
+void Server::wait_for_budget() {
+  if (!budget_wanted_) reactor_.arm(stall_timer_, reactor_.now() + kStallMax);
+  budget_wanted_ = true;
+}
+
+void Server::budget_freed() {
+  if (!budget_wanted_) return;
+  budget_wanted_ = false;
+  reactor_.disarm(stall_timer_);
+  // Those for whom it is not enough ask again.
+  for (const auto& connection : connections_) connection->budget_freed();
+}
+
+// Others wait: whoever has not moved for long has to go.
+void Server::end_stalled() {
+  const Instant deadline = reactor_.now() - kStallMax;
+  for (const auto& connection : connections_) {
+    const std::optional<Instant> since = connection->stalled_since();
+    if (!since || *since > deadline) continue;
+    spdlog::warn("nbd: a client that does not move is disconnected: others need the memory");
+    connection->kill();
+  }
+  reactor_.arm(stall_timer_, reactor_.now() + kStallMax / 4);
 }
 
 Task<> Server::shutdown() {

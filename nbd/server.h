@@ -4,6 +4,7 @@
 #include <list>
 
 #include "engine/base/reactor.h"
+#include "nbd/budget.h"
 #include "nbd/volume.h"
 
 namespace zerofs::nbd {
@@ -53,8 +54,16 @@ class Server {
  private:
   friend class Connection;
   class Listener;
+  struct StallTimer final : Timer {
+    explicit StallTimer(Server& server) : server(server) {}
+    void fire() override { server.end_stalled(); }
+    Server& server;
+  };
   void accepted(int fd, bool is_tcp);
   void gone(Connection& connection);
+  void wait_for_budget();
+  void budget_freed();
+  void end_stalled();
 
   Reactor& reactor_;
   Runtime runtime_;
@@ -64,6 +73,9 @@ class Server {
   std::vector<std::unique_ptr<Listener>> listeners_;
   std::list<std::unique_ptr<Connection>> connections_;
   ServerStats stats_;
+  Budget budget_;
+  bool budget_wanted_ = false;  // a connection waits for the others to hold less
+  StallTimer stall_timer_;
   bool stopping_ = false;
   Event changed_;
   Gate gate_;

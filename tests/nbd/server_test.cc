@@ -493,6 +493,40 @@ TEST_CASE("a client that does not take its answers stops only itself") {
   });
 }
 
+TEST_CASE("many that do not take their answers cannot pin the whole cache") {
+  for (const bool structured : {false, true}) {
+    Site site;
+    site.create_volume("disk", 96 * kMiB);
+    site.client([&] {
+      Client writer(site.path);
+      writer.attach("disk", {.structured = true});
+      for (u64 at = 0; at < 96 * kMiB; at += kMiB) {
+        CHECK(writer.write(at, pattern(at, kMiB)) == kOk);
+      }
+      CHECK(writer.flush() == kOk);
+      std::vector<std::unique_ptr<Client>> greedy;
+      for (u64 i = 0; i < 12; ++i) {
+        greedy.push_back(std::make_unique<Client>(site.path));
+        greedy.back()->attach("disk", {.structured = structured});
+        greedy.back()->send_request(Command::read, i * 8 * kMiB, 8 * kMiB);
+      }
+      // The database is twice as large as the cache: all of this needs room.
+      for (u64 at = 0; at < 96 * kMiB; at += kMiB) {
+        CHECK((writer.read(at + 100, 10'000) == pattern(at, kMiB).substr(100, 10'000)));
+        CHECK(writer.write(at, pattern(at, kMiB)) == kOk);
+      }
+      CHECK(writer.flush() == kOk);
+      for (u64 i = 0; i < 12; ++i) {
+        const Reply reply = greedy[i]->receive();
+        CHECK(reply.error == kOk);
+        for (u64 at = 0; at < 8; ++at) {
+          CHECK((reply.data.substr(at * kMiB, kMiB) == pattern((i * 8 + at) * kMiB, kMiB)));
+        }
+      }
+    });
+  }
+}
+
 // One client of the crowd: its own 4 MiB of the disk, a model of them, 32 requests in the air.
 void hammer(Site& site, u64 number) {
   Client client(site.path);
