@@ -53,13 +53,14 @@ Result<> decompress(Bytes packed, MutableBytes plain) {
 
 bool looks_random(std::span<const std::byte* const> pages) {
   // Groups of neighbours, because a plain stride would see one column of an array of integers.
-  // Each group lies elsewhere in its share of the page, so as not to meet only sector headers.
+  // Each lies elsewhere in its share of the page, so as not to meet only headers, or one kind of
+  // sector.
   const std::size_t groups = pages.size() == 1 ? 16 : pages.size() == 2 ? 8 : 4;
   const std::size_t share = kPageBytes / groups;
   u16 counts[256] = {};
   for (const std::byte* page : pages) {
     for (std::size_t group = 0; group < groups; ++group) {
-      const std::byte* at = page + group * share + (group * 72 & (share / 2 - 1));
+      const std::byte* at = page + group * share + group * 616 % (share - kSampleGroupBytes);
       for (std::size_t i = 0; i < kSampleGroupBytes; ++i) ++counts[static_cast<u8>(at[i])];
     }
   }
