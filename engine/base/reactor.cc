@@ -244,6 +244,7 @@ void Reactor::run() {
     // Saves a descriptor look-up per system call; a refusal costs just that.
     static_cast<void>(io_uring_register_ring_fd(&in.ring));
   }
+  PollJudge judge;
   u32 served = 0;  // requests of the last turn that had any, since the last sleep
 
   while (!stopping_) {
@@ -262,7 +263,7 @@ void Reactor::run() {
     if (busy || timer_due) {
       get_events();
     } else {
-      if (served >= 1 && served <= 4 && workers_.pending() == 0) {
+      if (served >= 1 && served <= 4 && workers_.pending() == 0 && judge.should_poll(now())) {
         // Queue depth is low: the next request comes sooner than a wake-up would take.
         get_events();
         const Instant spin_end = std::min(boot_time() + options_.spin, next_timer);
@@ -308,6 +309,7 @@ void Reactor::run() {
     }
     io_uring_cq_advance(&in.ring, count);
     if (requests_ != 0) served = requests_;
+    judge.served(requests_);
 
     // Timers that are due now; those that they arm wait for the next turn.
     if (!in.timers.heap.empty()) {

@@ -15,6 +15,7 @@
 
 #include <liburing.h>
 
+#include "engine/base/poll_judge.h"
 #include "engine/base/sync.h"
 #include "engine/base/worker_pool.h"
 
