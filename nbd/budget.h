@@ -13,7 +13,7 @@ class Budget {
  public:
   static constexpr u32 kAlwaysBytes = 64 * kKiB;  // of each connection
 
-  static constexpr u64 kConnectionShare = 4;       // none takes more than this part of it
+  static constexpr u64 kConnectionShare = 4;  // none takes more than this part of it
 
   explicit Budget(u64 limit_bytes) : limit_(limit_bytes) {}
 

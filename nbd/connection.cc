@@ -68,13 +68,16 @@ void Connection::stop_reading() {
   shutdown(fd_, SHUT_RD);
 }
 
+// Called again for each operation that a dead connection still had in the ring: any may be the
+// last that its end waited for.
 void Connection::kill() {
-  if (dead_) return;
-  dead_ = true;
-  reading_ = false;
-  shutdown(fd_, SHUT_RDWR);
+  if (!dead_) {
+    dead_ = true;
+    reading_ = false;
+    shutdown(fd_, SHUT_RDWR);
+    drained_.wake_all();
+  }
   changed_.wake_all();
-  drained_.wake_all();
 }
 
 void Connection::shut_down() {
@@ -221,8 +224,8 @@ void Connection::account() {
 // Whether a request that will hold `more` bytes has to wait.
 bool Connection::must_pause(u64 more) {
   account();
-  if ((charged_bytes_ != 0 && charged_bytes_ + more > kHeldBytesMax) || gate_.count() >= kRequestsMax ||
-      output_.queued_vectors() > kQueuedVectorsMax) {
+  if ((charged_bytes_ != 0 && charged_bytes_ + more > kHeldBytesMax) ||
+      gate_.count() >= kRequestsMax || output_.queued_vectors() > kQueuedVectorsMax) {
     return true;
   }
   if (server_.budget_.admits(charged_bytes_, more)) return false;
@@ -288,8 +291,7 @@ u32 Connection::parse_requests() {
     }
     if (looked_at == 0) looked_at = look_ahead();
     --looked_at;
-    const auto header =
-        struct_from<RequestHeader>({input_.data() + begin_, sizeof(RequestHeader)});
+    const auto header = struct_from<RequestHeader>({input_.data() + begin_, sizeof(RequestHeader)});
     ParsedRequest parsed = parse_request(header, {.size = volume_->size(),
                                                   .read_only = volume_->read_only(),
                                                   .structured = structured_,
@@ -370,7 +372,9 @@ void Connection::continued(i32) {
 
 // ---- output
 
-void Connection::queue_output() { reactor_.at_end_of_turn(*this); }
+void Connection::queue_output() {
+  reactor_.at_end_of_turn(*this);
+}
 
 void Connection::end_of_turn() {
   if (shutting_down_ && gate_.count() == 0 && !direct_) stop_reading();

@@ -18,17 +18,17 @@ namespace zerofs::nbd {
 
 // What one connection may hold before its socket is not read any further; all of them together:
 // budget.h.
-constexpr u64 kHeldBytesMax = 8 * kMiB;        // see Connection::held()
-constexpr u32 kRequestsMax = 1024;             // in progress
-constexpr u32 kQueuedVectorsMax = 16384;       // of replies
-constexpr u32 kRequestsPerTurn = 512;          // then other connections get their turn
+constexpr u64 kHeldBytesMax = 8 * kMiB;   // see Connection::held()
+constexpr u32 kRequestsMax = 1024;        // in progress
+constexpr u32 kQueuedVectorsMax = 16384;  // of replies
+constexpr u32 kRequestsPerTurn = 512;     // then other connections get their turn
 constexpr u32 kLookAheadMax = 16;
 constexpr std::size_t kInputBytesMin = 16 * kKiB;
 constexpr std::size_t kInputBytesMax = 256 * kKiB;
-constexpr u32 kDirectBytesMin = 32 * kKiB;     // payloads from here on bypass the input buffer
-constexpr u32 kWindowBytes = 256 * kKiB;       // of such a payload, held at a time…
-constexpr u32 kTightWindowBytes = 16 * kKiB;   // … and while the budget is tight
-constexpr u32 kPartBytes = kMiB;               // a longer read is answered in parts, if it may be
+constexpr u32 kDirectBytesMin = 32 * kKiB;    // payloads from here on bypass the input buffer
+constexpr u32 kWindowBytes = 256 * kKiB;      // of such a payload, held at a time…
+constexpr u32 kTightWindowBytes = 16 * kKiB;  // … and while the budget is tight
+constexpr u32 kPartBytes = kMiB;              // a longer read is answered in parts, if it may be
 
 Errno errno_of(const Error& error);
 
@@ -151,7 +151,7 @@ class Connection final : private TurnHook, private ExportDirectory {
   Buffer input_;
   std::size_t begin_ = 0;  // unparsed bytes are [begin_, end_)
   std::size_t end_ = 0;
-  u64 drain_bytes_ = 0;    // of a refused payload, still to come
+  u64 drain_bytes_ = 0;  // of a refused payload, still to come
   std::unique_ptr<Direct> direct_;
   bool window_waits_ = false;  // for pages, or to be applied
 
@@ -162,8 +162,8 @@ class Connection final : private TurnHook, private ExportDirectory {
   bool receiving_ = false;
   bool sending_ = false;
   bool paused_ = false;
-  bool continuing_ = false;    // a nop is in the ring, to go on next turn
-  bool reading_ = true;        // more input is wanted
+  bool continuing_ = false;  // a nop is in the ring, to go on next turn
+  bool reading_ = true;      // more input is wanted
   bool shutting_down_ = false;
   bool dead_ = false;
   u64 waiting_bytes_ = 0;  // payloads of WRITEs in progress

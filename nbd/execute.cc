@@ -7,7 +7,7 @@ namespace zerofs::nbd {
 
 namespace {
 
-constexpr u32 kExtentsMax = 1 << 16;        // in one block status reply
+constexpr u32 kExtentsMax = 1 << 16;  // in one block status reply
 
 u32 state_of(ExtentKind kind) {
   switch (kind) {
@@ -142,8 +142,8 @@ Task<> Connection::send_parts(const Request& request) {
     reading_bytes_ += count;
     account();
     std::vector<Piece> pieces;
-    const Result<> read = co_await as_result(
-        db_.read(volume_->object(), request.offset + at, count, pieces));
+    const Result<> read =
+        co_await as_result(db_.read(volume_->object(), request.offset + at, count, pieces));
     reading_bytes_ -= count;
     if (!read) co_return read;
     const bool last = count == left;
@@ -157,8 +157,8 @@ Task<> Connection::send_parts(const Request& request) {
 
 Task<> Connection::block_status(Request request) {
   const u32 count_max = (request.flags & kCmdReqOne) != 0 ? 1 : kExtentsMax;
-  const Result<std::vector<Extent>> extents = co_await as_result(
-      db_.extents(volume_->object(), request.offset, request.length, count_max));
+  const Result<std::vector<Extent>> extents =
+      co_await as_result(db_.extents(volume_->object(), request.offset, request.length, count_max));
   if (!extents) {
     reply_result(request, std::unexpected(extents.error()));
     co_return {};
@@ -190,8 +190,8 @@ void Connection::reply_ok(u64 cookie) {
 }
 
 void Connection::reply_error(const Request& request, Errno error) {
-  const bool chunked = structured_ && (request.command == Command::read ||
-                                       request.command == Command::block_status);
+  const bool chunked =
+      structured_ && (request.command == Command::read || request.command == Command::block_status);
   if (!chunked) {
     SimpleReply reply;
     reply.error = static_cast<u32>(error);

@@ -84,13 +84,11 @@ void Negotiation::reply(u32 option, u32 type, Bytes payload, std::vector<std::by
   append(out, payload);
 }
 
-void Negotiation::refuse(u32 option, u32 type, std::string_view why,
-                         std::vector<std::byte>& out) {
+void Negotiation::refuse(u32 option, u32 type, std::string_view why, std::vector<std::byte>& out) {
   reply(option, type, bytes_of(why), out);
 }
 
-Negotiation::State Negotiation::feed(Bytes input, std::size_t& used,
-                                     std::vector<std::byte>& out) {
+Negotiation::State Negotiation::feed(Bytes input, std::size_t& used, std::vector<std::byte>& out) {
   used = 0;
   for (;;) {
     const Bytes rest = input.subspan(used);

@@ -14,7 +14,9 @@ std::byte* ReplyQueue::Arena::allocate(std::size_t bytes) {
   return at;
 }
 
-ReplyQueue::~ReplyQueue() { clear(); }
+ReplyQueue::~ReplyQueue() {
+  clear();
+}
 
 void ReplyQueue::clear() {
   for (Half& half : halves_) release(half);

@@ -26,9 +26,9 @@ struct Request {
 
 struct ParsedRequest {
   Request request;
-  Errno error = Errno::ok;   // answer this; nothing of the request is executed
-  u32 payload_bytes = 0;     // follow the header, whether or not there is an error
-  bool close = false;        // the stream cannot be followed any further
+  Errno error = Errno::ok;  // answer this; nothing of the request is executed
+  u32 payload_bytes = 0;    // follow the header, whether or not there is an error
+  bool close = false;       // the stream cannot be followed any further
 };
 
 // Every 28 bytes give a request that is safe to execute, an error to answer, or the end.

@@ -19,11 +19,10 @@ namespace zerofs::nbd {
 
 namespace {
 constexpr int kBacklog = 128;
-constexpr Duration kShutdownMax = 10s;     // for clients that do not take their answers
+constexpr Duration kShutdownMax = 10s;  // for clients that do not take their answers
 constexpr u64 kBudgetBytesMin = 8 * kMiB;
 constexpr u64 kBudgetShare = 8;           // of --memory
-constexpr Duration kStallMax = 15s;        // of a client, when others need what it holds
-constexpr Duration kAcceptPause = 100ms;   // when descriptors have run out
+constexpr Duration kAcceptPause = 100ms;  // when descriptors have run out
 }  // namespace
 
 // ---- addresses
@@ -55,8 +54,7 @@ Result<ListenAddress> parse_listen_address(std::string_view text) {
   }
   address.host = host.empty() ? "127.0.0.1" : std::string(host);
   if (!port.empty()) {
-    const auto [end, error] =
-        std::from_chars(port.data(), port.data() + port.size(), address.port);
+    const auto [end, error] = std::from_chars(port.data(), port.data() + port.size(), address.port);
     if (error != std::errc() || end != port.data() + port.size()) {
       return invalid("a port is a number from 0 to 65535");
     }
@@ -119,8 +117,7 @@ class Server::Listener final : private IoOp, private Timer {
 
 // ---- server
 
-Server::Server(Reactor& reactor, Runtime runtime, Db& db, VolumeSet& volumes,
-               ServerOptions options)
+Server::Server(Reactor& reactor, Runtime runtime, Db& db, VolumeSet& volumes, ServerOptions options)
     : reactor_(reactor),
       runtime_(runtime),
       db_(db),
@@ -131,7 +128,9 @@ Server::Server(Reactor& reactor, Runtime runtime, Db& db, VolumeSet& volumes,
       changed_(reactor),
       gate_(reactor) {}
 
-Server::~Server() { reactor_.disarm(stall_timer_); }
+Server::~Server() {
+  reactor_.disarm(stall_timer_);
+}
 
 namespace {
 
@@ -198,9 +197,9 @@ Result<int> listen_tcp(const std::string& host, u16& port) {
   sockaddr_storage bound{};
   socklen_t length = sizeof bound;
   if (getsockname(fd, reinterpret_cast<sockaddr*>(&bound), &length) == 0) {
-    port = ntohs(bound.ss_family == AF_INET6
-                     ? reinterpret_cast<const sockaddr_in6&>(bound).sin6_port
-                     : reinterpret_cast<const sockaddr_in&>(bound).sin_port);
+    port =
+        ntohs(bound.ss_family == AF_INET6 ? reinterpret_cast<const sockaddr_in6&>(bound).sin6_port
+                                          : reinterpret_cast<const sockaddr_in&>(bound).sin_port);
   }
   return fd;
 }
@@ -256,7 +255,7 @@ void Server::gone(Connection& connection) {
 // ---- budget
 
 void Server::wait_for_budget() {
-  if (!budget_wanted_) reactor_.arm(stall_timer_, reactor_.now() + kStallMax);
+  if (!budget_wanted_) reactor_.arm(stall_timer_, reactor_.now() + options_.stall_max);
   budget_wanted_ = true;
 }
 
@@ -270,14 +269,14 @@ void Server::budget_freed() {
 
 // Others wait: whoever has not moved for long has to go.
 void Server::end_stalled() {
-  const Instant deadline = reactor_.now() - kStallMax;
+  const Instant deadline = reactor_.now() - options_.stall_max;
   for (const auto& connection : connections_) {
     const std::optional<Instant> since = connection->stalled_since();
     if (!since || *since > deadline) continue;
     spdlog::warn("nbd: a client that does not move is disconnected: others need the memory");
     connection->kill();
   }
-  reactor_.arm(stall_timer_, reactor_.now() + kStallMax / 4);
+  reactor_.arm(stall_timer_, reactor_.now() + options_.stall_max / 4);
 }
 
 Task<> Server::shutdown() {
@@ -301,8 +300,7 @@ Task<> Server::shutdown() {
 
 Task<> Server::close_sessions_of(Volume& volume) {
   const auto attached = [&] {
-    return std::ranges::any_of(connections_,
-                               [&](const auto& c) { return c->volume() == &volume; });
+    return std::ranges::any_of(connections_, [&](const auto& c) { return c->volume() == &volume; });
   };
   for (const auto& connection : connections_) {
     if (connection->volume() == &volume) connection->kill();

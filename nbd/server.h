@@ -18,10 +18,11 @@ struct ListenAddress {
 Result<ListenAddress> parse_listen_address(std::string_view text);
 
 struct ServerOptions {
-  std::string default_export;   // for clients that ask for ""; else the only volume
+  std::string default_export;  // for clients that ask for ""; else the only volume
   u32 connections_max = 256;
   Duration handshake_max = 10s;
   u32 unix_mode = 0600;
+  Duration stall_max = 15s;  // of a client, while others need the memory that it holds
 };
 
 struct ServerStats {

@@ -11,7 +11,9 @@ namespace {
 constexpr const char* kPrefix = "v/";
 constexpr u8 kRecordVersion = 1;
 
-std::string key_of(std::string_view name) { return kPrefix + std::string(name); }
+std::string key_of(std::string_view name) {
+  return kPrefix + std::string(name);
+}
 
 std::string encode(const VolumeInfo& info) {
   Writer out;
@@ -28,7 +30,8 @@ Result<VolumeInfo> decode(std::string_view name, std::string_view record) {
   VolumeInfo info;
   info.name = name;
   const u8 version = in.get<u8>();
-  if (version > kRecordVersion) return invalid("a volume record of a newer ZeroFS, version", version);
+  if (version > kRecordVersion)
+    return invalid("a volume record of a newer ZeroFS, version", version);
   info.object.value = in.get_varint();
   info.size = in.get_varint();
   info.read_only = in.get<u8>() != 0;
@@ -91,7 +94,9 @@ Result<> check_volume_size(u64 size) {
 Volume::Volume(Db& db, Executor& executor, VolumeInfo info)
     : db_(db), info_(std::move(info)), object_(db.open_object(info_.object)), idle_(executor) {}
 
-Volume::~Volume() { db_.close_object(object_); }
+Volume::~Volume() {
+  db_.close_object(object_);
+}
 
 Task<std::unique_ptr<VolumeSet>> VolumeSet::open(Runtime runtime, Db& db) {
   std::unique_ptr<VolumeSet> set(new VolumeSet(runtime, db));
@@ -134,10 +139,8 @@ Task<> VolumeSet::create(std::string name, u64 size) {
   const u64 now = static_cast<u64>(
       std::chrono::duration_cast<std::chrono::seconds>(runtime_.clock.wall().time_since_epoch())
           .count());
-  const VolumeInfo info{.name = name,
-                        .object = db_.new_object_id(),
-                        .size = size,
-                        .created_unix_seconds = now};
+  const VolumeInfo info{
+      .name = name, .object = db_.new_object_id(), .size = size, .created_unix_seconds = now};
   Transaction transaction;
   transaction.meta.push_back({key_of(name), encode(info)});
   co_await db_.commit(std::move(transaction));

@@ -155,11 +155,11 @@ constexpr u32 kStateHole = 1 << 0;
 constexpr u32 kStateZero = 1 << 1;
 
 // ---- limits, ours and the protocol's
-constexpr u32 kPayloadBytesMax = 32u << 20;         // READ and WRITE; advertised
-constexpr u32 kPayloadDrainBytesMax = 64u << 20;    // a longer WRITE ends the connection
-constexpr u32 kOptionParseBytesMax = 64u << 10;     // a longer option is drained…
-constexpr u32 kOptionDrainBytesMax = 32u << 20;     // …up to here
+constexpr u32 kPayloadBytesMax = 32u << 20;       // READ and WRITE; advertised
+constexpr u32 kPayloadDrainBytesMax = 64u << 20;  // a longer WRITE ends the connection
+constexpr u32 kOptionParseBytesMax = 64u << 10;   // a longer option is drained…
+constexpr u32 kOptionDrainBytesMax = 32u << 20;   // …up to here
 constexpr u32 kNameBytesMax = 4096;
-constexpr u32 kDfBytesMax = 65536;                  // what DF must be able to do
+constexpr u32 kDfBytesMax = 65536;  // what DF must be able to do
 
 }  // namespace zerofs::nbd

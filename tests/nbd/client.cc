@@ -14,7 +14,9 @@ namespace {
 
 constexpr timeval kPatience = {.tv_sec = 20, .tv_usec = 0};
 
-[[noreturn]] void give_up(const std::string& why) { throw std::runtime_error(why); }
+[[noreturn]] void give_up(const std::string& why) {
+  throw std::runtime_error(why);
+}
 
 int connect_to(const sockaddr* address, socklen_t length) {
   const int fd = socket(address->sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -55,7 +57,9 @@ Client::Client(u16 port) {
   fd_ = connect_to(reinterpret_cast<const sockaddr*>(&address), sizeof address);
 }
 
-Client::~Client() { close(fd_); }
+Client::~Client() {
+  close(fd_);
+}
 
 void Client::send(std::string_view bytes) {
   while (!bytes.empty()) {

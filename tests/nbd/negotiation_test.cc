@@ -75,8 +75,8 @@ struct Client {
       REQUIRE(header.magic == kOptionReplyMagic);
       const u32 length = header.length;
       REQUIRE(rest.size() >= sizeof header + length);
-      out.push_back({header.option, header.type,
-                     std::string(text_of(rest.subspan(sizeof header, length)))});
+      out.push_back(
+          {header.option, header.type, std::string(text_of(rest.subspan(sizeof header, length)))});
       rest = rest.subspan(sizeof header + length);
     }
     output.clear();
@@ -350,8 +350,8 @@ TEST_CASE("noise") {
   for (u32 round = 0; round < 20'000; ++round) {
     Client client;
     for (u32 i = 0; i < 8 && client.state == State::more; ++i) {
-      std::string payload = random() % 2 == 0 ? info_payload("disk", {3, 1})
-                                              : meta_payload("disk", {"base:", "x"});
+      std::string payload =
+          random() % 2 == 0 ? info_payload("disk", {3, 1}) : meta_payload("disk", {"base:", "x"});
       const std::size_t flips = random() % 4;
       for (std::size_t f = 0; f < flips; ++f) {
         payload[random() % payload.size()] = static_cast<char>(random());

@@ -143,9 +143,9 @@ TEST_CASE("the layout of a request") {
 TEST_CASE("whatever passes is inside the export") {
   std::mt19937_64 random(7);
   for (u32 i = 0; i < 200'000; ++i) {
-    const RequestHeader header =
-        header_of(random() % 9, random() % 4 == 0 ? random() % 64 : 0,
-                  random() % 2 == 0 ? random() % (2 * kSize) : random(), static_cast<u32>(random()));
+    const RequestHeader header = header_of(random() % 9, random() % 4 == 0 ? random() % 64 : 0,
+                                           random() % 2 == 0 ? random() % (2 * kSize) : random(),
+                                           static_cast<u32>(random()));
     const ExportState state = {.size = kSize,
                                .read_only = random() % 4 == 0,
                                .structured = random() % 2 == 0,

@@ -17,8 +17,7 @@ using test::Client;
 using test::Reply;
 using test::Site;
 
-constexpr u32 kOk = 0, kInval = 22, kNospc = 28, kOverflow = 75, kNotsup = 95,
-              kShutdown = 108;
+constexpr u32 kOk = 0, kInval = 22, kNospc = 28, kOverflow = 75, kNotsup = 95, kShutdown = 108;
 
 std::string pattern(u64 seed, std::size_t bytes) {
   std::string out(bytes, '\0');
@@ -39,9 +38,15 @@ TEST_CASE("what is written is read, by any alignment, with both kinds of replies
     site.client([&] {
       Client client(site.path);
       CHECK(client.attach("disk", {.structured = structured}) == 8 * kMiB);
-      for (const auto& [offset, bytes] : std::vector<std::pair<u64, u32>>{
-               {0, 4096}, {4096, 1}, {5000, 4096}, {8191, 2}, {100'000, 300'000},
-               {kMiB, 65536}, {8 * kMiB - 1, 1}, {3, 2 * kMiB + 7}, {0, 4 * kMiB}}) {
+      for (const auto& [offset, bytes] : std::vector<std::pair<u64, u32>>{{0, 4096},
+                                                                          {4096, 1},
+                                                                          {5000, 4096},
+                                                                          {8191, 2},
+                                                                          {100'000, 300'000},
+                                                                          {kMiB, 65536},
+                                                                          {8 * kMiB - 1, 1},
+                                                                          {3, 2 * kMiB + 7},
+                                                                          {0, 4 * kMiB}}) {
         const std::string data = pattern(offset + bytes, bytes);
         CHECK(client.write(offset, data) == kOk);
         CHECK((client.read(offset, bytes) == data));
@@ -176,8 +181,7 @@ TEST_CASE("trim and zeroes") {
     CHECK((client.read(0, 3 * 4096) == x + zero + x));
     fill();
     CHECK(client.ask(Command::write_zeroes, 4095, 4098).error == kOk);
-    CHECK((client.read(0, 3 * 4096) ==
-           x.substr(1) + std::string(4098, '\0') + x.substr(1)));
+    CHECK((client.read(0, 3 * 4096) == x.substr(1) + std::string(4098, '\0') + x.substr(1)));
     // NO_HOLE stays allocated; without it there is a hole.
     fill();
     CHECK(client.ask(Command::write_zeroes, 0, 8192, kCmdNoHole | kCmdFastZero).error == kOk);
@@ -286,8 +290,8 @@ TEST_CASE("shutdown: work in progress is answered, new requests are refused, sil
   shutdown.gate = &gate;
   shutdown.server = site.server.get();
   site.client([&] {
-    Client silent(site.path);             // says nothing
-    Client haggling(site.path);           // stops in the middle
+    Client silent(site.path);    // says nothing
+    Client haggling(site.path);  // stops in the middle
     haggling.hello();
     Client idle(site.path);
     idle.attach("disk", {});
@@ -458,6 +462,13 @@ TEST_CASE("clients that vanish in the middle of anything") {
     survivor.attach("disk", {});
     CHECK(survivor.write(0, "fine") == kOk);
     CHECK(survivor.read(0, 4) == "fine");
+    // None of them stays, with what it held.
+    u64 connections = 0;
+    for (u32 tries = 0; tries < 1000 && connections != 1; ++tries) {
+      usleep(10'000);
+      site.on_server([&] { connections = site.server->stats().connections; });
+    }
+    CHECK(connections == 1);
   });
 }
 
@@ -525,6 +536,28 @@ TEST_CASE("many that do not take their answers cannot pin the whole cache") {
       }
     });
   }
+}
+
+TEST_CASE("a client that does not move goes when others need what it holds, and only then") {
+  ServerOptions options;
+  options.stall_max = 200ms;
+  Site site(options);
+  site.create_volume("disk", 64 * kMiB);
+  site.client([&] {
+    Client idle(site.path);  // holds nothing: it may be idle for ever
+    idle.attach("disk", {});
+    Client stalled(site.path);
+    stalled.attach("disk", {});
+    stalled.send_request(Command::read, 0, 24 << 20);
+    CHECK(stalled.receive_bytes(16).size() == 16);
+    usleep(500'000);
+    CHECK(stalled.receive_bytes(16).size() == 16);  // nobody needed anything
+    Client needy(site.path);
+    needy.attach("disk", {});
+    CHECK(needy.read(0, 24 << 20).size() == 24 << 20);
+    CHECK_THROWS(stalled.receive_bytes((24 << 20) - 16));
+    CHECK(idle.read(0, 1).size() == 1);
+  });
 }
 
 // One client of the crowd: its own 4 MiB of the disk, a model of them, 32 requests in the air.

@@ -12,8 +12,7 @@ namespace zerofs::nbd::test {
 Task<> StallingStore::read(std::string name, u64 offset, MutableBytes out, store::Class klass) {
   return inner_.read(std::move(name), offset, out, klass);
 }
-Task<store::Tail> StallingStore::read_suffix(std::string name, u64 bytes_max,
-                                             store::Class klass) {
+Task<store::Tail> StallingStore::read_suffix(std::string name, u64 bytes_max, store::Class klass) {
   return inner_.read_suffix(std::move(name), bytes_max, klass);
 }
 Task<> StallingStore::create(std::string name, Bytes body, store::Class klass) {
@@ -22,7 +21,9 @@ Task<> StallingStore::create(std::string name, Bytes body, store::Class klass) {
   --waiting_;
   co_return co_await as_result(inner_.create(std::move(name), body, klass));
 }
-Task<> StallingStore::remove(std::string name) { return inner_.remove(std::move(name)); }
+Task<> StallingStore::remove(std::string name) {
+  return inner_.remove(std::move(name));
+}
 Task<std::vector<std::string>> StallingStore::list(std::string prefix, std::string after,
                                                    u32 count_max) {
   return inner_.list(std::move(prefix), std::move(after), count_max);

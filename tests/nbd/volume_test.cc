@@ -47,8 +47,8 @@ struct Site {
 constexpr Code kFine{};
 
 TEST_CASE("names") {
-  for (const char* good : {"a", "disk 1", "a.b", "...", "\xc3\xa9", "\xe2\x82\xac",
-                           "\xf0\x9f\x98\x80", "-", "a\\b"}) {
+  for (const char* good :
+       {"a", "disk 1", "a.b", "...", "\xc3\xa9", "\xe2\x82\xac", "\xf0\x9f\x98\x80", "-", "a\\b"}) {
     CHECK(check_volume_name(good).has_value());
   }
   CHECK(check_volume_name(std::string(255, 'x')).has_value());
@@ -102,8 +102,7 @@ TEST_CASE("a volume that is created again under its old name is empty") {
   REQUIRE(site.code(site.volumes->create("a", kMiB)) == kFine);
   const auto volume = site.volumes->find("a");
   CHECK(volume->info().object != before);
-  const auto extents =
-      site.world.run(site.db->extents(volume->object(), 0, kMiB, 10));
+  const auto extents = site.world.run(site.db->extents(volume->object(), 0, kMiB, 10));
   REQUIRE(extents.has_value());
   REQUIRE(extents->size() == 1);
   CHECK(extents->front().kind == ExtentKind::hole);
@@ -146,9 +145,8 @@ TEST_CASE("an attached volume is not removed") {
 }
 
 TEST_CASE("records that are damaged, or of a newer version, stop the opening") {
-  for (const std::string& record :
-       {std::string("\x01"), std::string("\x02\x01\x01\x00\x01", 5), std::string(),
-        std::string("\x01\x01\x01\x00\x01\x01", 6)}) {
+  for (const std::string& record : {std::string("\x01"), std::string("\x02\x01\x01\x00\x01", 5),
+                                    std::string(), std::string("\x01\x01\x01\x00\x01\x01", 6)}) {
     Site site;
     Transaction transaction;
     transaction.meta.push_back({"v/x", record});
