@@ -12,11 +12,11 @@ namespace zerofs {
 
 class PollJudge {
  public:
-  static constexpr Duration kWindow = 1ms;      // of one way
-  static constexpr Duration kPause = 4ms;       // a longer window is not counted
-  static constexpr u32 kWindows = 8;            // a trial; every other one polls
-  static constexpr Duration kVerdict = 200ms;   // how long it holds
-  static constexpr u32 kGainPercentMin = 10;    // in requests per time, for polling to pay
+  static constexpr Duration kWindow = 1ms;     // of one way
+  static constexpr Duration kPause = 4ms;      // a longer window is not counted
+  static constexpr u32 kWindows = 8;           // a trial; every other one polls
+  static constexpr Duration kVerdict = 200ms;  // how long it holds
+  static constexpr u32 kGainPercentMin = 10;   // in requests per time, for polling to pay
 
   // Requests arrived.
   void served(u32 requests) { requests_ += requests; }
@@ -29,10 +29,10 @@ class PollJudge {
     requests_ = 0;
   }
 
-  u32 window_ = 0;       // of the trial; kWindows: the verdict holds
-  Instant begin_{};      // of the window or the verdict
-  u64 requests_ = 0;     // in it
-  u64 sums_[2] = {};     // requests, without and with polling
+  u32 window_ = 0;    // of the trial; kWindows: the verdict holds
+  Instant begin_{};   // of the window or the verdict
+  u64 requests_ = 0;  // in it
+  u64 sums_[2] = {};  // requests, without and with polling
   Duration times_[2] = {};
   bool verdict_ = true;
 };

@@ -29,8 +29,9 @@ struct IoOp {
   virtual void complete(i32 result, u32 flags) = 0;
 };
 
+// Must not die while it is queued.
 struct TurnHook {
-  virtual ~TurnHook() = default;
+  virtual ~TurnHook() { INVARIANT(!queued); }
   virtual void end_of_turn() = 0;
   bool queued = false;  // for the reactor
 };
@@ -45,6 +46,7 @@ class Reactor final : public Executor, public Clock, public Mailbox {
   // `workers` serves submit(). Errors: denied when io_uring is blocked (the text says what to
   // check), invalid when the kernel is too old.
   static Result<std::unique_ptr<Reactor>> create(WorkerPool& workers, Options options);
+  // Nothing may be in the ring or with the workers. Timers and hooks that wait become idle.
   ~Reactor() override;
   Reactor(const Reactor&) = delete;
 
@@ -94,6 +96,20 @@ class Reactor final : public Executor, public Clock, public Mailbox {
  private:
   explicit Reactor(WorkerPool& workers, Options options);
   struct Impl;
+
+  // The parts of a turn, in their order.
+  void enter_kernel();
+  void take_completions();
+  void fire_timers();
+  void finish_delivered();
+  void resume_ready();
+  void call_hooks();
+
+  void submit_and_get_events();  // makes no system call when there is nothing to do
+  void spin_until(Instant next_timer);
+  void sleep_until_event(Instant next_timer);
+  void entered(int result);  // what io_uring_enter answered
+
   std::unique_ptr<Impl> impl_;
   WorkerPool& workers_;
   Options options_;

@@ -54,15 +54,16 @@ inline std::unexpected<Error> invalid(const char* text, u64 id = 0) {
 // Outside coroutines: unwraps, or returns the error from the enclosing function.
 #define ZEROFS_CONCAT_(a, b) a##b
 #define ZEROFS_CONCAT(a, b) ZEROFS_CONCAT_(a, b)
-#define TRY(declaration, expression)                                                   \
-  auto ZEROFS_CONCAT(try_, __LINE__) = (expression);                                   \
-  if (!ZEROFS_CONCAT(try_, __LINE__)) [[unlikely]]                                     \
-    return std::unexpected(ZEROFS_CONCAT(try_, __LINE__).error());                     \
+#define TRY(declaration, expression)                               \
+  auto ZEROFS_CONCAT(try_, __LINE__) = (expression);               \
+  if (!ZEROFS_CONCAT(try_, __LINE__)) [[unlikely]]                 \
+    return std::unexpected(ZEROFS_CONCAT(try_, __LINE__).error()); \
   declaration = std::move(*ZEROFS_CONCAT(try_, __LINE__))
-#define TRY_VOID(expression)                                          \
-  do {                                                                \
-    auto try_void = (expression);                                     \
-    if (!try_void) [[unlikely]] return std::unexpected(try_void.error()); \
+#define TRY_VOID(expression)                    \
+  do {                                          \
+    auto try_void = (expression);               \
+    if (!try_void) [[unlikely]]                 \
+      return std::unexpected(try_void.error()); \
   } while (false)
 
 }  // namespace zerofs

@@ -50,7 +50,7 @@ struct Job {
   virtual ~Job() = default;
   virtual void run() = 0;
   virtual void finish() = 0;
-  Job* next = nullptr;          // for the queue that holds it
+  Job* next = nullptr;         // for the queue that holds it
   Mailbox* mailbox = nullptr;  // where it goes when it is done
 };
 
@@ -66,7 +66,7 @@ enum class Priority : u8 { urgent, bulk };
 
 // Fires once at or after its deadline, on the executor's thread. Disarm before destruction.
 struct Timer {
-  virtual ~Timer() = default;
+  virtual ~Timer() { INVARIANT(slot == 0); }
   virtual void fire() = 0;
   Instant deadline{};
   u64 slot = 0;  // for the executor: nonzero while armed

@@ -100,7 +100,9 @@ class SleepAwaiter final : Timer {
   Instant until_;
   std::coroutine_handle<> handle_;
 };
-inline SleepAwaiter sleep_until(Executor& executor, Instant until) { return {executor, until}; }
+inline SleepAwaiter sleep_until(Executor& executor, Instant until) {
+  return {executor, until};
+}
 inline SleepAwaiter sleep_for(const Runtime& runtime, Duration duration) {
   return {runtime.executor, runtime.clock.now() + duration};
 }

@@ -9,6 +9,8 @@ SystemRandom::SystemRandom() {
   INVARIANT(ready >= 0);
 }
 
-void SystemRandom::fill(MutableBytes out) { randombytes_buf(out.data(), out.size()); }
+void SystemRandom::fill(MutableBytes out) {
+  if (!out.empty()) randombytes_buf(out.data(), out.size());
+}
 
 }  // namespace zerofs

@@ -32,7 +32,7 @@ struct AsResult {
 };
 
 struct PromiseBase {
-  std::coroutine_handle<> parent;     // set once the parent has really suspended
+  std::coroutine_handle<> parent;      // set once the parent has really suspended
   PromiseBase* parent_base = nullptr;  // set when errors pass through the parent
   bool done = false;
   std::optional<Error> error;

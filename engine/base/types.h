@@ -46,7 +46,8 @@ inline std::string_view text_of(Bytes bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
 
-// Owned bytes: one allocation, uninitialised, aligned for O_DIRECT. Moves, never copies by accident.
+// Owned bytes: one allocation, uninitialised, aligned for O_DIRECT. Moves, never copies by
+// accident.
 class Buffer {
  public:
   static constexpr std::size_t kAlignment = 4096;
@@ -101,9 +102,9 @@ class Buffer {
   // Small buffers need no page alignment, and aligned_alloc would waste most of a page on them.
   static std::byte* allocate(std::size_t size) {
     if (size == 0) return nullptr;
-    void* memory = size < 64 * kKiB
-                       ? std::malloc(size)
-                       : std::aligned_alloc(kAlignment, (size + kAlignment - 1) & ~(kAlignment - 1));
+    void* memory = size < 64 * kKiB ? std::malloc(size)
+                                    : std::aligned_alloc(
+                                          kAlignment, (size + kAlignment - 1) & ~(kAlignment - 1));
     if (memory == nullptr) std::abort();
     return static_cast<std::byte*>(memory);
   }
@@ -133,15 +134,17 @@ using Seq = Id<struct SeqTag>;
 using ObjectId = Id<struct ObjectIdTag>;
 
 constexpr u64 kObjectParentBit = u64{1} << 39;
-inline bool born_above_parent(ObjectId id) { return (id.value & kObjectParentBit) != 0; }
+inline bool born_above_parent(ObjectId id) {
+  return (id.value & kObjectParentBit) != 0;
+}
 
 [[noreturn]] void invariant_failed(const char* condition, const char* file, int line);
 
 // Our own bugs end the process, in release builds too: a wrong byte is worse than a restart.
 // Never for bytes that came from a store, a disk or a socket.
-#define INVARIANT(condition)                 \
-  (__builtin_expect(!!(condition), 1)        \
-       ? static_cast<void>(0)                \
+#define INVARIANT(condition)          \
+  (__builtin_expect(!!(condition), 1) \
+       ? static_cast<void>(0)         \
        : ::zerofs::invariant_failed(#condition, __FILE__, __LINE__))
 
 }  // namespace zerofs

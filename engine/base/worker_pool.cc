@@ -1,8 +1,6 @@
 #include "engine/base/worker_pool.h"
 
 #include <pthread.h>
-#include <sys/resource.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <vector>
@@ -37,7 +35,7 @@ struct WorkerPool::Impl {
   std::mutex mutex;
   std::condition_variable work;         // for threads that take everything
   std::condition_variable urgent_work;  // for threads that take urgent jobs only
-  Queue queues[2];  // by Priority
+  Queue queues[2];                      // by Priority
   bool stopping = false;
   std::vector<std::thread> threads;
 };
@@ -45,11 +43,8 @@ struct WorkerPool::Impl {
 WorkerPool::WorkerPool(Options options) : impl_(std::make_unique<Impl>()) {
   const auto serve = [this, options](bool urgent_only) {
     pthread_setname_np(pthread_self(), options.name);
-    if (options.niceness != 0 && !urgent_only) {
-      // A thread of its own has its own niceness on Linux. Refused means: as important as the rest.
-      static_cast<void>(setpriority(PRIO_PROCESS, static_cast<id_t>(syscall(SYS_gettid)),
-                                    options.niceness));
-    }
+    // On Linux this is for the calling thread alone. Refused means: as important as the rest.
+    if (!urgent_only) static_cast<void>(!nice(options.niceness));
     std::unique_lock lock(impl_->mutex);
     for (;;) {
       Job* job = impl_->queues[0].pop();

@@ -14,8 +14,8 @@ class WorkerPool {
  public:
   struct Options {
     u32 threads = 1;
-    int niceness = 0;          // of these threads, on top of the process's own
-    u32 urgent_threads = 0;    // more of them, for urgent jobs only, without niceness
+    int niceness = 0;           // of these threads, on top of the process's own
+    u32 urgent_threads = 0;     // more of them, for urgent jobs only, without niceness
     const char* name = "work";  // of the threads, at most 15 characters
   };
   explicit WorkerPool(Options options);

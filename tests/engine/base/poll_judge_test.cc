@@ -23,8 +23,12 @@ double polled(Duration with, Duration without) {
   return static_cast<double>(polling.count()) / 1e9;
 }
 
-TEST_CASE("where waking up is dear, it polls") { CHECK(polled(20us, 50us) > 0.95); }
-TEST_CASE("where polling is dear, it sleeps") { CHECK(polled(20us, 14us) < 0.05); }
+TEST_CASE("where waking up is dear, it polls") {
+  CHECK(polled(20us, 50us) > 0.95);
+}
+TEST_CASE("where polling is dear, it sleeps") {
+  CHECK(polled(20us, 14us) < 0.05);
+}
 TEST_CASE("a client with its own pace is not polled for") {
   CHECK(polled(10us, 10us) < 0.05);
   CHECK(polled(5ms, 5ms) < 0.05);

@@ -18,7 +18,8 @@ TEST_CASE("integers have their byte order") {
 
 TEST_CASE("round trip, and every truncation fails") {
   Writer writer;
-  for (const u64 value : {u64{0}, u64{127}, u64{128}, u64{1} << 35, ~u64{0}}) writer.put_varint(value);
+  for (const u64 value : {u64{0}, u64{127}, u64{128}, u64{1} << 35, ~u64{0}})
+    writer.put_varint(value);
   writer.put<u16>(0xbeef);
   writer.put_text("hello");
   const Bytes whole = writer.bytes();
