@@ -16,7 +16,7 @@ class PollJudge {
   static constexpr Duration kPause = 4ms;      // a longer window is not counted
   static constexpr u32 kWindows = 8;           // a trial; every other one polls
   static constexpr Duration kVerdict = 200ms;  // how long it holds
-  static constexpr u32 kGainPercentMin = 10;   // in requests per time, for polling to pay
+  static constexpr u32 kGainPercentMin = 30;   // in requests per time, for polling to pay
 
   // Requests arrived.
   void served(u32 requests) { requests_ += requests; }
