@@ -2,94 +2,17 @@
 
 #include <spdlog/spdlog.h>
 
-#include "engine/base/wire.h"
-
 namespace zerofs::nbd {
 
 namespace {
 
 constexpr const char* kPrefix = "v/";
-constexpr u8 kRecordVersion = 1;
 
 std::string key_of(std::string_view name) {
   return kPrefix + std::string(name);
 }
 
-std::string encode(const VolumeInfo& info) {
-  Writer out;
-  out.put<u8>(kRecordVersion);
-  out.put_varint(info.object.value);
-  out.put_varint(info.size);
-  out.put<u8>(info.read_only ? 1 : 0);
-  out.put_varint(info.created_unix_seconds);
-  return std::string(text_of(out.bytes()));
-}
-
-Result<VolumeInfo> decode(std::string_view name, std::string_view record) {
-  Reader in(bytes_of(record));
-  VolumeInfo info;
-  info.name = name;
-  const u8 version = in.get<u8>();
-  if (version > kRecordVersion)
-    return invalid("a volume record of a newer ZeroFS, version", version);
-  info.object.value = in.get_varint();
-  info.size = in.get_varint();
-  info.read_only = in.get<u8>() != 0;
-  info.created_unix_seconds = in.get_varint();
-  if (!in.ok() || !in.at_end() || version == 0) return corrupt("a volume record is malformed");
-  return info;
-}
-
-// The length of the UTF-8 sequence at the front, 0 when it is malformed (RFC 3629).
-std::size_t utf8_length(std::string_view text) {
-  const auto byte = [&](std::size_t i) { return static_cast<u8>(text[i]); };
-  const auto follows = [&](std::size_t count) {
-    if (text.size() <= count) return false;
-    for (std::size_t i = 1; i <= count; ++i) {
-      if ((byte(i) & 0xc0) != 0x80) return false;
-    }
-    return true;
-  };
-  const u8 first = byte(0);
-  if (first < 0x80) return 1;
-  if (first >= 0xc2 && first <= 0xdf) return follows(1) ? 2 : 0;
-  if (first >= 0xe0 && first <= 0xef && follows(2)) {
-    const bool overlong = first == 0xe0 && byte(1) < 0xa0;
-    const bool surrogate = first == 0xed && byte(1) > 0x9f;
-    return overlong || surrogate ? 0 : 3;
-  }
-  if (first >= 0xf0 && first <= 0xf4 && follows(3)) {
-    const bool overlong = first == 0xf0 && byte(1) < 0x90;
-    const bool beyond = first == 0xf4 && byte(1) > 0x8f;
-    return overlong || beyond ? 0 : 4;
-  }
-  return 0;
-}
-
 }  // namespace
-
-Result<> check_volume_name(std::string_view name) {
-  if (name.empty()) return invalid("a volume needs a name");
-  if (name.size() > kVolumeNameBytesMax) return invalid("a volume's name has at most 255 bytes");
-  if (name == "." || name == "..") return invalid("a volume cannot be called . or ..");
-  for (std::string_view rest = name; !rest.empty();) {
-    const u8 c = static_cast<u8>(rest.front());
-    if (c < 0x20 || c == 0x7f || c == '/') {
-      return invalid("a volume's name cannot hold '/' or control characters");
-    }
-    const std::size_t length = utf8_length(rest);
-    if (length == 0) return invalid("a volume's name must be UTF-8");
-    rest.remove_prefix(length);
-  }
-  return {};
-}
-
-Result<> check_volume_size(u64 size) {
-  if (size == 0) return invalid("a volume's size must be above 0");
-  if (size % kVolumeSizeMultiple != 0) return invalid("a volume's size must be a multiple of 512");
-  if (size > kVolumeBytesMax) return invalid("a volume has at most 64 PiB");
-  return {};
-}
 
 Volume::Volume(Db& db, Executor& executor, VolumeInfo info)
     : db_(db), info_(std::move(info)), object_(db.open_object(info_.object)), idle_(executor) {}
@@ -103,7 +26,7 @@ Task<std::unique_ptr<VolumeSet>> VolumeSet::open(Runtime runtime, Db& db) {
   const std::vector<lsm::MetaEntry> records = co_await db.scan_meta(kPrefix);
   for (const lsm::MetaEntry& record : records) {
     const std::string name = record.key.substr(2);
-    Result<VolumeInfo> info = decode(name, *record.value);
+    Result<VolumeInfo> info = decode_volume_record(name, *record.value);
     if (!info) {
       spdlog::error("volume {}: {}", name, info.error().text());
       co_return std::unexpected(info.error());
@@ -142,7 +65,7 @@ Task<> VolumeSet::create(std::string name, u64 size) {
   const VolumeInfo info{
       .name = name, .object = db_.new_object_id(), .size = size, .created_unix_seconds = now};
   Transaction transaction;
-  transaction.meta.push_back({key_of(name), encode(info)});
+  transaction.meta.push_back({key_of(name), encode_volume_record(info)});
   co_await db_.commit(std::move(transaction));
   co_await db_.wait_durable(db_.position());
   volumes_[name] = std::make_shared<Volume>(db_, runtime_.executor, info);
@@ -163,7 +86,7 @@ Task<> VolumeSet::resize(std::string name, u64 size, Shrink shrink) {
   VolumeInfo info = volume->info_;
   info.size = size;
   Transaction transaction;
-  transaction.meta.push_back({key_of(name), encode(info)});
+  transaction.meta.push_back({key_of(name), encode_volume_record(info)});
   if (size < before) {
     // First nothing new may go beyond the new end, then nothing that was let in before.
     volume->info_.size = size;

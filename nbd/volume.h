@@ -1,26 +1,13 @@
-// Volumes: named block devices of one database. A volume is a record {object, size, flags} under
-// the meta key "v/<name>"; its content is the object.
+// Volumes: named block devices of one database. A volume is a record (volume_record.h) in the
+// metadata; its content is the object that the record names.
 #pragma once
 
 #include <map>
 
 #include "engine/base/sync.h"
-#include "engine/db.h"
+#include "nbd/volume_record.h"
 
 namespace zerofs::nbd {
-
-constexpr u64 kVolumeBytesMax = kObjectBytesMax;
-constexpr u32 kVolumeNameBytesMax = 255;
-constexpr u64 kVolumeSizeMultiple = 512;
-
-struct VolumeInfo {
-  std::string name;
-  ObjectId object;
-  u64 size = 0;  // bytes
-  bool read_only = false;
-  u64 created_unix_seconds = 0;
-  u32 sessions = 0;
-};
 
 // Shared by its sessions; lives as long as one of them or the set holds it.
 class Volume {
@@ -53,10 +40,6 @@ class Volume {
   u32 mutations_ = 0;
   Event idle_;
 };
-
-// UTF-8, 1 to 255 bytes, no control characters, no '/', not "." or "..".
-Result<> check_volume_name(std::string_view name);
-Result<> check_volume_size(u64 size);
 
 class VolumeSet {
  public:
