@@ -34,10 +34,9 @@ Exit run_init(const Options& options) {
 
 namespace {
 Task<> change_password(Host& host, const Options& options) {
-  format::KeyMaterial before =
-      co_await obtain_key_material({.key_file = options.database.key_file,
-                                    .password_file = options.database.password_file},
-                                   Purpose::unlock);
+  format::KeyMaterial before = co_await obtain_key_material(
+      {.key_file = options.database.key_file, .password_file = options.database.password_file},
+      Purpose::unlock);
   format::DataKey data_key = co_await unlock(host.store(), std::move(before));
   format::KeyMaterial after =
       co_await obtain_key_material({.key_file = options.new_key_file,
@@ -67,23 +66,20 @@ Exit run_change_password(const Options& options) {
 namespace {
 
 Json json_of(const nbd::VolumeInfo& info) {
-  return {{"name", info.name},
-          {"size", info.size},
-          {"read_only", info.read_only},
-          {"created", info.created_unix_seconds},
-          {"sessions", info.sessions},
-          {"object", fmt::format("{:016x}", info.object.value)}};
+  return {{"name", info.name},           {"size", info.size},
+          {"read_only", info.read_only}, {"created", info.created_unix_seconds},
+          {"sessions", info.sessions},   {"object", fmt::format("{:016x}", info.object.value)}};
 }
 
 struct NoSessions final : SessionCloser {
   Task<> close_sessions(nbd::Volume&) override { co_return {}; }
 };
 
-Json request_of(const Options& options) {
-  Json request = {{"command", options.command}, {"name", options.name}};
-  if (options.size) request["size"] = *options.size;
-  request["shrink"] = options.shrink;
-  return request;
+ControlRequest request_of(const Options& options) {
+  return {.command = options.command,
+          .name = options.name,
+          .size = options.size.value_or(0),
+          .shrink = options.shrink};
 }
 
 std::string date_of(u64 unix_seconds) {
@@ -134,8 +130,8 @@ Exit finish_volume(const Options& options, const Json& answer) {
 Task<Json> offline(Host& host, const Options& options) {
   co_await host.open(options.command);
   NoSessions nobody;
-  const Result<Json> answer = co_await as_result(
-      execute_volume_command(host.volumes(), nobody, request_of(options)));
+  const Result<Json> answer =
+      co_await as_result(execute_volume_command(host.volumes(), nobody, request_of(options)));
   co_await host.close();
   if (!answer) co_return error_json(answer.error());
   co_return *answer;
@@ -143,17 +139,15 @@ Task<Json> offline(Host& host, const Options& options) {
 
 }  // namespace
 
-Task<Json> execute_volume_command(nbd::VolumeSet& volumes, SessionCloser& sessions, Json request) {
-  const std::string command = request.value("command", "");
-  const std::string name = request.value("name", "");
-  const u64 size = request.value("size", u64{0});
+Task<Json> execute_volume_command(nbd::VolumeSet& volumes, SessionCloser& sessions,
+                                  ControlRequest request) {
+  const auto& [command, name, size, shrink] = request;
   Json answer = ok_json();
   if (command == "volume create") {
     co_await volumes.create(name, size);
   } else if (command == "volume resize") {
-    const auto shrink = request.value("shrink", false) ? nbd::VolumeSet::Shrink::allow
-                                                       : nbd::VolumeSet::Shrink::refuse;
-    co_await volumes.resize(name, size, shrink);
+    co_await volumes.resize(
+        name, size, shrink ? nbd::VolumeSet::Shrink::allow : nbd::VolumeSet::Shrink::refuse);
   } else if (command == "volume delete") {
     const std::shared_ptr<nbd::Volume> volume = volumes.find(name);
     if (volume != nullptr) co_await sessions.close_sessions(*volume);
@@ -171,14 +165,27 @@ Task<Json> execute_volume_command(nbd::VolumeSet& volumes, SessionCloser& sessio
   co_return std::move(answer);
 }
 
+namespace {
+// Only a server of another version answers what we do not expect.
+Exit explain_foreign_answer(const Options& options) {
+  explain(options.command, Error(Code::invalid,
+                                 "the running server's answer is not what this program expects; "
+                                 "is it of another version?"));
+  return Exit::failed;
+}
+}  // namespace
+
 Exit run_volume(const Options& options) {
-  const Result<std::optional<Json>> asked =
-      ask_server(control_path(options), request_of(options));
+  const Result<std::optional<Json>> asked = ask_server(control_path(options), request_of(options));
   if (!asked) {
     explain(options.command, asked.error());
     return exit_for(asked.error());
   }
-  if (*asked) return finish_volume(options, **asked);
+  try {
+    if (*asked) return finish_volume(options, **asked);
+  } catch (const Json::exception&) {
+    return explain_foreign_answer(options);
+  }
 
   Result<std::unique_ptr<Host>> host = Host::start(options.database, FileStore::IfMissing::fail);
   if (!host) return exit_for(host.error());
@@ -192,22 +199,8 @@ Exit run_volume(const Options& options) {
 
 // ---- status
 
-Exit run_status(const Options& options) {
-  const Result<std::optional<Json>> asked =
-      ask_server(control_path(options), {{"command", "status"}});
-  if (!asked) {
-    explain("status", asked.error());
-    return exit_for(asked.error());
-  }
-  if (!*asked) {
-    fmt::print(stderr, "zerofs: no server for {} runs on this machine\n", options.database.store);
-    return Exit::failed;
-  }
-  const Json& status = **asked;
-  if (options.json) {
-    fmt::print("{}\n", status.dump(2));
-    return Exit::ok;
-  }
+namespace {
+void print_status(const Json& status) {
   const auto number = [&](const char* key) { return status.value(key, u64{0}); };
   const auto size = [&](const char* key) { return format_size(number(key)); };
   fmt::print("term {}, manifest {}, up {} s, pid {}\n", number("term"), number("manifest_version"),
@@ -225,6 +218,30 @@ Exit run_status(const Options& options) {
   if (const double seconds = status.value("store_failing_seconds", 0.0); seconds > 0) {
     fmt::print("STORE UNREACHABLE for {:.0f} s, {} waiting: {}\n", seconds, size("dirty_bytes"),
                status.value("store_error", ""));
+  }
+}
+}  // namespace
+
+Exit run_status(const Options& options) {
+  const Result<std::optional<Json>> asked =
+      ask_server(control_path(options), {.command = "status"});
+  if (!asked) {
+    explain("status", asked.error());
+    return exit_for(asked.error());
+  }
+  if (!*asked) {
+    fmt::print(stderr, "zerofs: no server for {} runs on this machine\n", options.database.store);
+    return Exit::failed;
+  }
+  const Json& status = **asked;
+  if (options.json) {
+    fmt::print("{}\n", status.dump(2));
+    return Exit::ok;
+  }
+  try {
+    print_status(status);
+  } catch (const Json::exception&) {
+    return explain_foreign_answer(options);
   }
   return Exit::ok;
 }

@@ -39,8 +39,8 @@ class Service final : public ControlServer::Handler, public SessionCloser {
   Task<> shut_down();
   Json status() const;
 
-  Task<Json> handle(Json request) override {
-    if (request.value("command", "") == "status") co_return status();
+  Task<Json> handle(ControlRequest request) override {
+    if (request.command == "status") co_return status();
     co_return co_await execute_volume_command(host_.volumes(), *this, std::move(request));
   }
   Task<> close_sessions(nbd::Volume& volume) override {
