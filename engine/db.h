@@ -24,6 +24,12 @@
 
 namespace zerofs {
 
+// What a database needs to work at all; calls must then be small, at most a hundredth of it. For
+// simulations: users get at least kMemoryBytesUsersMin.
+constexpr u64 kMemoryBytesMin = 2 * kMiB;
+constexpr u64 kMemoryBytesUsersMin = 64 * kMiB;
+constexpr u64 kMemoryBytesMax = 4 * kTiB;
+
 struct DbOptions {
   // All memory of the database (DESIGN section 9): dirty pages 40 %, page cache 30 %, index 15 %,
   // layers 10 %.

@@ -19,7 +19,6 @@ struct Shares {
   u32 batch_pages;
 };
 
-constexpr u64 kMemoryBytesMin = 64 * kMiB;
 // A layer numbers its objects with 24 bits; below this size it cannot hold more.
 constexpr u64 kLayerBytesMax = 256 * kMiB;
 
@@ -163,9 +162,6 @@ Task<> Db::Impl::recover() {
 }
 
 Task<> Db::Impl::open() {
-  if (options_.memory_bytes < kMemoryBytesMin) {
-    co_return invalid("--memory is too small; give at least 64MiB");
-  }
   if (options_.uploads_max == 0 || options_.uploads_max > log::kUploadsMax) {
     co_return invalid("uploads_max must be 1 to 8");
   }

@@ -1,0 +1,43 @@
+// What runs against a database: clients of block devices and of the key-value face. Each does one
+// thing after the other, at random; several share the same objects. Whatever a call returns is
+// compared with the model at that very moment (nothing runs between the end of a call and here).
+#pragma once
+
+#include "tests/sim/node.h"
+
+namespace zerofs::sim {
+
+class Client {
+ public:
+  Client(Node& node, Rng rng) : node_(node), rng_(rng) {}
+  Task<> run_blocks();
+  Task<> run_meta();
+
+ private:
+  struct Range {
+    u64 object, offset, bytes;
+  };
+  Range some_range();
+  Task<> block_operation();
+  Task<> write(bool fua);
+  Task<> write_pages();
+  Task<> read();
+  Task<> empty();
+  Task<> empty_range(EmptyChange change);
+  Task<> erase_storm();
+  Task<> prefetch();
+  Task<> extents();
+  Task<> resize();
+  Task<> temporary_object();
+  Task<> put_meta();
+  Task<> get_meta();
+  Task<> scan_meta();
+  Task<> commit(Transaction transaction, std::vector<Change> changes, const char* what);
+  std::string some_key();
+  std::string some_value();
+
+  Node& node_;
+  Rng rng_;
+};
+
+}  // namespace zerofs::sim
