@@ -11,6 +11,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <deque>
 #include <ranges>
 
 #include "engine/db_impl.h"
@@ -57,24 +58,17 @@ struct Db::Impl::FrameFlight {
   std::vector<PageIndex> pages;  // one reference each, once done without error
 };
 
-// One chunk being filled: holds a flight on its node.
+// One chunk being filled.
 struct Db::Impl::ChunkFill {
   ChunkFill(cache::PageCache& cache, Node& node, u32 asked)
-      : cache(&cache), node(&node), asked(asked) {
-    cache.begin_flight(node);
+      : cache(cache), node(&node), asked(asked) {
+    cache::PageCache::begin_flight(node, flight);
   }
-  ChunkFill(ChunkFill&& other) noexcept
-      : cache(std::exchange(other.cache, nullptr)),
-        node(other.node),
-        asked(other.asked),
-        found(std::move(other.found)),
-        flights(std::move(other.flights)) {}
-  ~ChunkFill() {
-    if (cache != nullptr) cache->end_flight(*node);
-  }
-  cache::PageCache* cache;
+  ~ChunkFill() { cache.end_flight(flight); }
+  cache::PageCache& cache;
   Node* node;
   u32 asked;
+  cache::Flight flight;
   std::vector<Found> found;
   std::vector<std::shared_ptr<FrameFlight>> flights;  // of found[i]; null unless data
 };
@@ -223,7 +217,7 @@ Task<> Db::Impl::resolve(ObjectId object, u64 chunk, u32 asked, u32 welcome,
 Task<> Db::Impl::fetch(Object& object, u64 offset, u64 bytes) {
   const u64 first_page = offset / kPageBytes;
   const u64 end_page = (offset + bytes + kPageBytes - 1) / kPageBytes;
-  std::vector<ChunkFill> fills;
+  std::deque<ChunkFill> fills;
   for (u64 chunk = first_page / kPagesPerChunk; chunk * kPagesPerChunk < end_page; ++chunk) {
     const u32 wanted = mask_between(chunk, first_page, end_page);
     Node* node = cache_.find(object, chunk);
@@ -296,7 +290,7 @@ Task<> Db::Impl::fetch(Object& object, u64 offset, u64 bytes) {
       if (found.kind == RunKind::data && flight == nullptr) continue;  // welcome, not fetched
       for (u32 left = found.mask; left != 0; left &= left - 1) {
         const u32 index = static_cast<u32>(std::countr_zero(left));
-        if (!cache::PageCache::may_fill(*fill.node, index)) continue;
+        if (!cache::PageCache::may_fill(fill.flight, index)) continue;
         PageIndex page = found.kind == RunKind::zero ? kZeroPage : kHolePage;
         if (flight != nullptr) {
           page = flight->pages[index - found.frame.first_page];
