@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "engine/store/patience.h"
+
 namespace zerofs::log {
 
 namespace {
@@ -25,7 +27,8 @@ Task<Recovery::Slot> Recovery::read_slot(format::TermRecord record, u64 seq, boo
   const std::string name = format::log_name(term, Seq{seq});
   Slot slot;
   Result<store::Tail> tail = co_await as_result(
-      store_.read_suffix(name, format::kLogTailGuessBytes, store::Class::foreground));
+      store::read_suffix_patiently(runtime_, store_, name, format::kLogTailGuessBytes,
+                                   store::Class::foreground));
   if (!tail) {
     if (tail.error().code() == Code::not_found) co_return std::move(slot);
     co_return std::unexpected(tail.error());
@@ -59,7 +62,8 @@ Task<Recovery::Slot> Recovery::read_slot(format::TermRecord record, u64 seq, boo
     sealed = tail->bytes.bytes().subspan(blob.offset - tail_begin, blob.stored_bytes);
   } else {
     fetched = Buffer(blob.stored_bytes);
-    co_await store_.read(name, blob.offset, fetched, store::Class::foreground);
+    co_await store::read_patiently(runtime_, store_, name, blob.offset, fetched,
+                                   store::Class::foreground);
     sealed = fetched;
   }
   Result<lsm::Layer> layer = format::decode_log_layer(cipher, *footer, sealed);
@@ -153,8 +157,9 @@ Task<RecoveredLog> Recovery::fence_and_read(format::TermRecord record, Term own_
 // The fence is at `end`. Objects above it were never acknowledged, unless one of them says that the
 // durable prefix had passed the fence, or lies where only a longer prefix lets a writer go.
 Task<> Recovery::check_above(format::TermRecord record, u64 end) {
-  std::vector<std::string> above = co_await store_.list(
-      format::log_prefix(record.term), format::log_name(record.term, Seq{end}), kListMax);
+  std::vector<std::string> above = co_await store::list_patiently(
+      runtime_, store_, format::log_prefix(record.term), format::log_name(record.term, Seq{end}),
+      kListMax);
   for (u64 seq = end + 1; seq < end + uploads_max_; ++seq) {
     const std::string name = format::log_name(record.term, Seq{seq});
     const Slot slot = co_await read_slot(record, seq, false);

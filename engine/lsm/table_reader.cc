@@ -5,14 +5,13 @@
 #include <algorithm>
 
 #include "engine/format/trailer.h"
-#include "engine/store/backoff.h"
+#include "engine/store/patience.h"
 
 namespace zerofs::lsm {
 
 namespace {
 
 constexpr u64 kTailBytes = 256 * kKiB;  // holds the whole index of most tables
-constexpr u32 kReadTriesMax = 20;       // with back-off about a minute and a half
 // A larger index is decoded by a worker: it would hold up the reactor for too long.
 constexpr u64 kIndexBytesInline = 4 * kKiB;
 constexpr u64 kIndexFlight = ~u64{0};
@@ -55,19 +54,15 @@ std::unexpected<Error> TableReader::damaged(Error error) {
   return std::unexpected(error);
 }
 
-// What may pass is retried a while; the caller's operation waits as it does for data.
+// The caller's operation waits as it does for data.
 Task<> TableReader::read_retrying(u64 offset, MutableBytes out) {
-  store::Backoff backoff(50ms, 5s, runtime_.random);
-  for (u32 tries = 1;; ++tries) {
-    const Result<> got =
-        co_await as_result(store_.read(name_, offset, out, store::Class::foreground));
-    if (got) co_return {};
-    const Code code = got.error().code();
-    if (code == Code::not_found) co_return damaged({Code::corrupt, "the object is missing"});
-    if (code == Code::corrupt) co_return damaged(got.error());
-    if (tries == kReadTriesMax) co_return got;
-    co_await sleep_for(runtime_, backoff.next());
-  }
+  const Result<> got = co_await as_result(store::read_patiently(
+      runtime_, store_, name_, offset, out, store::Class::foreground));
+  if (got) co_return {};
+  const Code code = got.error().code();
+  if (code == Code::not_found) co_return damaged({Code::corrupt, "the object is missing"});
+  if (code == Code::corrupt) co_return damaged(got.error());
+  co_return got;
 }
 
 Task<TableIndex> TableReader::read_index() {

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "engine/store/backoff.h"
+#include "engine/store/patience.h"
 
 namespace zerofs::lsm {
 
@@ -87,9 +88,17 @@ Task<> VersionSet::create() {
   co_return {};
 }
 
+// With patience: an opener has nothing better to do, and starting over costs it another term.
 Task<> VersionSet::load() {
-  co_await adopt_newest();
-  co_return {};
+  store::Backoff backoff(50ms, 5s, runtime_.random);
+  for (u32 tries = 1;; ++tries) {
+    const Result<> adopted = co_await as_result(adopt_newest());
+    if (adopted) co_return {};
+    if (adopted.error().code() != Code::retry || tries == store::kPatientTriesMax) {
+      co_return adopted;
+    }
+    co_await sleep_for(runtime_, backoff.next());
+  }
 }
 
 // LIST of one key finds the newest where LIST is strong; where it lags, probing upwards finds what
