@@ -60,6 +60,7 @@ Client::Range Client::some_range() {
   }
   if (rng_.chance(3)) offset += rng_.below(kPageBytes);
   if (rng_.chance(4)) offset += rng_.below(8) * 512;
+  offset = std::min(offset, kObjectBytesMax - 1);
   if (offset + bytes > kObjectBytesMax) bytes = kObjectBytesMax - offset;
   return {object, offset, bytes};
 }

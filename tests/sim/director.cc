@@ -54,7 +54,7 @@ void Director::draw_weather() {
   w.conflict_409 = some(6);
   w.slow_down_503 = some(4);
   w.stall = some(3);
-  w.flip_bit = rng_.chance(8) ? 20 : 0;
+  w.flip_bit = rng_.chance(8) ? 2 : 0;
   w.deadline = rng_.pick<Duration>({2s, 8s, 30s});
 }
 

@@ -69,6 +69,7 @@ Task<bool> Node::open() {
       case Code::busy:
       case Code::fenced: co_return false;
       case Code::corrupt:
+      case Code::invalid:  // a trailer that claims another format version
         if (site_.world.store().tally().flips != 0) break;
         [[fallthrough]];
       default: site_.world.fail(fmt::format("opening failed: {}", error.text()));

@@ -10,7 +10,7 @@
 namespace zerofs::sim {
 
 namespace {
-constexpr std::size_t kLinesKept = 120;
+constexpr std::size_t kLinesKept = 40;
 std::deque<std::string>& lines() {
   static std::deque<std::string> kept;
   return kept;
