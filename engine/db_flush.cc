@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "engine/base/mutant.h"
 #include "engine/db_impl.h"
 #include "engine/lsm/table_writer.h"
 #include "engine/store/backoff.h"
@@ -13,6 +14,11 @@ namespace zerofs {
 
 Task<> Db::Impl::wait_durable(Position position) {
   if (log_.durable_end() >= position.seq_end) co_return {};
+  if (MUTANT(ack_before_durable) && log_.sealed_end() >= position.seq_end) co_return {};
+  if (MUTANT(ack_out_of_prefix) && log_.sealed_end() >= position.seq_end &&
+      log_.batches()[position.seq_end - 1 - log_.durable_end()]->uploaded) {
+    co_return {};
+  }
   last_flush_wait_ = runtime_.clock.now();
   waited_before_ = true;
   flush_wanted_ = std::max(flush_wanted_, position.seq_end);
@@ -79,13 +85,19 @@ Task<> Db::Impl::flush_memtables() {
 // obsolete enter the manifest in one commit; until then the layers stay visible and a crash
 // replays them from the log.
 Task<> Db::Impl::flush_memtable() {
-  const std::vector<lsm::LayerRef> frozen = memtable_.freeze();
+  std::vector<lsm::LayerRef> frozen = memtable_.freeze();
   if (frozen.empty()) co_return {};
   // One step with freeze(): the memtable ends exactly at the durable end. What the manifest is told
   // counts as done only once it is committed: a flush that fails starts again from the same points.
   lsm::FlushMemtable edit;
   edit.moves = replayed_;
-  const u64 own_end = log_.durable_end();
+  u64 own_end = log_.durable_end();
+  if (MUTANT(replay_point_too_far)) own_end = log_.sealed_end();
+  if (MUTANT(flush_ahead_of_prefix)) {
+    for (const auto& batch : log_.batches()) {
+      if (batch->layer != nullptr) frozen.insert(frozen.begin(), batch->layer);
+    }
+  }
   if (own_end != own_replay_from_) edit.moves.push_back({term_, own_replay_from_, own_end});
   const u64 objects = memtable_objects_;
   const u64 data_bytes = memtable_data_bytes_;
@@ -95,7 +107,10 @@ Task<> Db::Impl::flush_memtable() {
   auto build = [&frozen, keys = &keys_, salt = salts_.at(term_.value), term = term_, first_number,
                 table_bytes = options_.table_bytes_max, seed = runtime_.random.next()] {
     lsm::Layer merged = *frozen.front();
-    for (std::size_t i = 1; i < frozen.size(); ++i) merged = lsm::fold(merged, *frozen[i]);
+    for (std::size_t i = 1; i < frozen.size(); ++i) {
+      merged = MUTANT(fold_in_wrong_order) ? lsm::fold(*frozen[i], merged)
+                                           : lsm::fold(merged, *frozen[i]);
+    }
     return lsm::build_tables(merged, {.keys = *keys,
                                       .salt = salt,
                                       .term = term,
@@ -105,7 +120,7 @@ Task<> Db::Impl::flush_memtable() {
   };
   std::vector<lsm::BuiltTable> built =
       co_await offload(runtime_.executor, Priority::bulk, std::move(build));
-  next_table_ += built.size();
+  if (!MUTANT(table_number_reused)) next_table_ += built.size();
   Tables added;
   for (lsm::BuiltTable& table : built) {
     co_await upload_table(format::table_name(table.record.id), table.object);
@@ -116,13 +131,15 @@ Task<> Db::Impl::flush_memtable() {
                                                        blocks_));
     table.object = Buffer();
   }
+  if (MUTANT(drop_frozen_before_commit)) memtable_.drop_frozen();
   const lsm::Edit edits = {std::move(edit)};
   const Result<> committed = co_await as_result(versions_.commit(edits));
   if (!committed) {
     if (committed.error().code() == Code::fenced) log_fenced();
     co_return committed;
   }
-  added.insert(added.end(), tables_->begin(), tables_->end());
+  added.insert(MUTANT(tables_oldest_first) ? added.begin() : added.end(), tables_->begin(),
+               tables_->end());
   tables_ = std::make_shared<const Tables>(std::move(added));
   memtable_.drop_frozen();
   replayed_.clear();

@@ -5,6 +5,7 @@
 
 #include <map>
 
+#include "engine/base/mutant.h"
 #include "engine/db.h"
 #include "engine/log/log_writer.h"
 #include "engine/log/token_bucket.h"
@@ -48,7 +49,7 @@ class Db::Impl final : public cache::StaleJudge, public log::LogWriter::Listener
   Task<> set_empty(Object& object, u64 offset, u64 bytes, lsm::RunKind kind, bool zero_partial);
   Task<> commit(Transaction transaction);
   Position position() const {
-    return {open_.empty() ? open_.seq : open_.seq + 1};
+    return {open_.empty() || MUTANT(flush_misses_open_batch) ? open_.seq : open_.seq + 1};
   }
 
   // ---- db_flush.cc
@@ -78,6 +79,7 @@ class Db::Impl final : public cache::StaleJudge, public log::LogWriter::Listener
   cache::PageSlab& slab() { return *slab_; }
   cache::PageCache& cache() { return cache_; }
   ObjectId new_object_id() {
+    if (MUTANT(object_ids_without_term)) return {u64{1} << 40 | next_object_++};
     return {term_.value << 40 | next_object_++};
   }
 

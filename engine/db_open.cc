@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "engine/base/mutant.h"
 #include "engine/db_impl.h"
 #include "engine/log/recovery.h"
 
@@ -76,7 +77,7 @@ Db::Impl::~Impl() { runtime_.executor.disarm(age_timer_); }
 // Whoever left a term unsealed may be alive. If it is surely gone, or the user says so, we go on.
 Result<> Db::Impl::check_owners(const format::Manifest& manifest) {
   for (const format::TermRecord& record : manifest.terms) {
-    if (record.end) continue;
+    if (record.end || MUTANT(owner_unchecked)) continue;
     const format::Owner& owner = record.owner;
     if (options_.takeover || (options_.owner_is_gone && options_.owner_is_gone(owner))) {
       spdlog::info("taking over from the {} that did not close the database: host {}, pid {}",
@@ -133,10 +134,17 @@ Task<> Db::Impl::recover() {
     }
   }
   // The second look at the manifest after fencing: with a newer writer there, this fails.
-  if (!seals.empty()) co_await versions_.commit(seals);
+  if (!seals.empty() && !MUTANT(skip_second_manifest_check)) co_await versions_.commit(seals);
+  if (MUTANT(delete_the_fence)) {
+    for (const log::RecoveredLog& log : logs) {
+      co_await store_.remove(format::log_name(log.term, Seq{log.end}));
+    }
+  }
+  if (MUTANT(replay_terms_backwards)) std::ranges::reverse(logs);
 
   u64 objects = 0;
   for (log::RecoveredLog& log : logs) {
+    if (MUTANT(replay_one_too_few) && !log.layers.empty()) log.layers.pop_back();
     for (const lsm::LayerRef& layer : log.layers) memtable_.push(layer);
     objects += log.layers.size();
     memtable_data_bytes_ += log.data_bytes;

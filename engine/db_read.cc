@@ -14,6 +14,7 @@
 #include <deque>
 #include <ranges>
 
+#include "engine/base/mutant.h"
 #include "engine/db_impl.h"
 #include "engine/store/backoff.h"
 
@@ -193,7 +194,7 @@ bool Db::Impl::erased_after(ObjectId object, u64 chunk, u64 sealed_seq) {
 Task<> Db::Impl::resolve(ObjectId object, u64 chunk, u32 asked, u32 welcome,
                          std::vector<Found>& out) {
   u32 need = asked | welcome;
-  if (erased_in_batches(object, chunk)) {
+  if (erased_in_batches(object, chunk) && !MUTANT(erases_in_batches_ignored)) {
     out.push_back({.mask = need, .kind = RunKind::hole, .segment = {}, .frame = {}});
     co_return {};
   }
@@ -405,6 +406,7 @@ Task<std::optional<std::string>> Db::Impl::get_meta(std::string key) {
   Operation operation(*this);
   if (const auto open = open_.meta.find(key); open != open_.meta.end()) co_return open->second;
   for (const auto& batch : log_.batches() | std::views::reverse) {
+    if (MUTANT(meta_skips_sealed)) break;
     const auto at = std::ranges::lower_bound(batch->meta, key, {}, &lsm::MetaEntry::key);
     if (at != batch->meta.end() && at->key == key) co_return at->value;
   }

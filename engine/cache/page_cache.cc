@@ -4,6 +4,8 @@
 
 #include <bit>
 
+#include "engine/base/mutant.h"
+
 namespace zerofs::cache {
 
 namespace {
@@ -161,6 +163,8 @@ void PageCache::catch_up(Node& node) {
       drop_pages(node, ~0u);
       break;
     }
+  } else if (MUTANT(old_erases_forgotten)) {
+    // It keeps what it has.
   } else if (judge_.erased_after(object.id_, node.chunk, node.sealed_seq)) {
     drop_pages(node, ~node.open);
   } else {
@@ -193,7 +197,8 @@ bool PageCache::evict_some() {
     const u8 queue = small_.count * 10 >= total || main_.count == 0 ? kSmallQueue : kMainQueue;
     Node& node = *dequeue(queue);
     if (node.erases_seen != node.object->erase_count_) catch_up(node);
-    if (node.dirty != 0 || node.flights != nullptr || node.listed) continue;  // settles later
+    const bool dirty = node.dirty != 0 && !(MUTANT(evict_dirty) && node.open == 0);
+    if (dirty || node.flights != nullptr || node.listed) continue;  // settles later
     const u32 keep = node.touched;
     const u32 present_before = node.present;
     if (keep == 0) {

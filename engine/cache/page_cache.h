@@ -28,6 +28,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "engine/base/mutant.h"
 #include "engine/cache/page_slab.h"
 
 namespace zerofs::cache {
@@ -170,6 +171,7 @@ class PageCache {
   void end_flight(Flight& flight);
   // Whether a fill may insert the page.
   static bool may_fill(const Flight& flight, u32 index) {
+    if (MUTANT(fill_although_overtaken)) return (flight.node->dirty >> index & 1) == 0;
     return ((flight.node->present | flight.overtaken) >> index & 1) == 0;
   }
 

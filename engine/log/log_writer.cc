@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "engine/base/mutant.h"
 #include "engine/store/backoff.h"
 
 namespace zerofs::log {
@@ -125,7 +126,10 @@ Task<> LogWriter::seal(SealedBatch& batch) {
 }
 
 Task<> LogWriter::upload(SealedBatch& batch) {
-  while (batch.seq >= durable_end_ + options_.uploads_max && !stopping()) co_await window_.wait();
+  while (batch.seq >= durable_end_ + options_.uploads_max && !stopping() &&
+         !MUTANT(uploads_unbounded)) {
+    co_await window_.wait();
+  }
   if (stopping()) co_return {};
 
   const std::string name = format::log_name(term_, Seq{batch.seq});
@@ -138,13 +142,19 @@ Task<> LogWriter::upload(SealedBatch& batch) {
       break;
     }
     const Code code = created.error().code();
+    if ((MUTANT(failed_put_is_success) && code == Code::retry) ||
+        (MUTANT(believe_412) && code == Code::precondition)) {
+      batch.uploaded = true;
+      break;
+    }
+    if (MUTANT(reseal_on_retry)) co_await seal(batch);
     if (code == Code::precondition || tries % kTriesBeforeLook == 0) {
       Result<Look> seen = co_await as_result(look(name, batch.object));
-      if (seen && *seen == Look::own) {
+      if (seen && *seen == Look::own && !MUTANT(fear_412)) {
         batch.uploaded = true;
         break;
       }
-      if (seen && *seen == Look::foreign) {
+      if (seen && (*seen == Look::foreign || MUTANT(fear_412))) {
         spdlog::error("log: slot {} holds another writer's object; this server is fenced", name);
         if (!fenced_) {
           fenced_ = true;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "engine/base/mutant.h"
 #include "engine/store/patience.h"
 
 namespace zerofs::log {
@@ -107,6 +108,7 @@ void Recovery::take(RecoveredLog& log, Slot& slot) {
 
 // True when the fence is there (ours), false when something else occupies the slot.
 Task<bool> Recovery::create_fence(Term term, u64 seq, Term own_term) {
+  if (MUTANT(skip_the_fence)) co_return true;
   const std::string name = format::log_name(term, Seq{seq});
   std::byte nonce[24];
   runtime_.random.fill(nonce);
@@ -115,7 +117,7 @@ Task<bool> Recovery::create_fence(Term term, u64 seq, Term own_term) {
   Result<> created =
       co_await as_result(store_.create(name, fence, store::Class::foreground));
   if (created) co_return true;
-  if (created.error().code() == Code::precondition) co_return false;
+  if (created.error().code() == Code::precondition) co_return MUTANT(believe_412_of_fence);
   // Without an answer the slot is read again by the caller: whatever is there decides.
   spdlog::warn("recovery: no answer creating fence {}: {}", name, created.error().text());
   co_await sleep_for(runtime_, 200ms);
@@ -140,6 +142,10 @@ Task<RecoveredLog> Recovery::fence_and_read(format::TermRecord record, Term own_
         continue;
       }
       ended = slot.kind == Slot::Kind::fence;
+      if (MUTANT(replay_past_the_fence) && ended) {
+        const Slot orphan = co_await read_slot(record, log.end + 1, true);
+        if (orphan.layer != nullptr) log.layers.push_back(orphan.layer);
+      }
       missing = !ended;
       break;
     }

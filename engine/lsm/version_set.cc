@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "engine/base/mutant.h"
 #include "engine/store/backoff.h"
 #include "engine/store/patience.h"
 
@@ -25,7 +26,9 @@ struct Apply {
   format::Manifest& next;
 
   bool operator()(const TakeTerm& take) {
-    if (take.record.term.value != next.last_term.value + 1) return false;
+    if (take.record.term.value != next.last_term.value + 1 && !MUTANT(take_term_unchecked)) {
+      return false;
+    }
     next.last_term = take.record.term;
     next.terms.push_back(take.record);
     return true;
@@ -193,7 +196,7 @@ Task<> VersionSet::commit(Edit edit) {
 
   for (;;) {
     if (abandoned_) co_return fail(Code::cancelled, "manifest: commit abandoned");
-    if (term_ && current_.last_term > *term_) {
+    if (term_ && current_.last_term > *term_ && !MUTANT(commit_ignores_newer_term)) {
       co_return fail(Code::fenced, "a newer writer owns the database, term",
                      current_.last_term.value);
     }

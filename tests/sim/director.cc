@@ -94,6 +94,11 @@ Director::Play Director::draw_play() {
 
 void Director::create_applied(const Process* from, const std::string& name) {
   if (name.starts_with("sst/")) ++coverage().memtable_flushes;
+  if (name.starts_with(format::kManifestPrefix)) {
+    for (const auto& node : nodes_) {
+      if (&node->process() == from) node->manifest_applied(name);
+    }
+  }
   if (victim_ == nullptr || victim_effects_ == 0 || from != &victim_->process()) return;
   if (--victim_effects_ == 0) crash_now_ = true;
 }

@@ -8,6 +8,7 @@
 #include <chrono>
 #include <csignal>
 
+#include "engine/base/mutant.h"
 #include "tests/sim/director.h"
 #include "tests/sim/report.h"
 
@@ -121,12 +122,29 @@ int main(int argc, char** argv) {
   zerofs::u64 seed = 0;
   std::string seeds;
   bool engine_log = false;
+  std::string mutant;
+  bool list_mutants = false;
   app.add_option("--seed", seed, "run this seed");
   app.add_option("--seeds", seeds, "run seeds A..B");
   app.add_option("--minutes", options.minutes, "run fresh seeds for so long");
   app.add_flag("--trace", options.trace, "print what happens");
   app.add_flag("--engine-log", engine_log, "print what the engine logs");
+  app.add_option("--mutant", mutant, "activate a planted bug (builds with -Dmutants=true)");
+  app.add_flag("--list-mutants", list_mutants, "name the planted bugs");
   CLI11_PARSE(app, argc, argv);
+  if (list_mutants) {
+#define ZEROFS_MUTANT_PRINT(name) fmt::print("{}\n", #name);
+    ZEROFS_MUTANTS(ZEROFS_MUTANT_PRINT)
+#undef ZEROFS_MUTANT_PRINT
+    return 0;
+  }
+  if (!mutant.empty()) {
+#ifndef ZEROFS_WITH_MUTANTS
+    fmt::print(stderr, "this build holds no mutants: scripts/build build/mutants mutants\n");
+    return 2;
+#endif
+    setenv("ZEROFS_MUTANT", mutant.c_str(), 1);
+  }
   if (!engine_log) spdlog::set_level(spdlog::level::off);
   if (!seeds.empty()) {
     const auto dots = seeds.find("..");

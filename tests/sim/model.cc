@@ -1,5 +1,7 @@
 #include "tests/sim/model.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 namespace zerofs::sim {
@@ -125,8 +127,8 @@ void Model::apply(const Change& change) {
 }
 
 void Model::collect_places(const Model& model, const Change& change, std::vector<Place>& out) {
-  const auto range = [&](u64 object, u64 first, u64 end) {
-    if (end - first <= 64) {
+  const auto range = [&](u64 object, u64 first, u64 end, bool adds_pages) {
+    if (adds_pages || end - first <= 64) {
       for (u64 page = first; page < end; ++page) out.push_back({object, page});
       return;
     }
@@ -138,17 +140,18 @@ void Model::collect_places(const Model& model, const Change& change, std::vector
   };
   if (const auto* write_it = std::get_if<WriteChange>(&change)) {
     range(write_it->object, write_it->offset / kPageBytes,
-          (write_it->offset + write_it->bytes + kPageBytes - 1) / kPageBytes);
+          (write_it->offset + write_it->bytes + kPageBytes - 1) / kPageBytes, true);
   } else if (const auto* empty_it = std::get_if<EmptyChange>(&change)) {
     range(empty_it->object, empty_it->offset / kPageBytes,
-          (empty_it->offset + empty_it->bytes + kPageBytes - 1) / kPageBytes);
+          (empty_it->offset + empty_it->bytes + kPageBytes - 1) / kPageBytes,
+          empty_it->as == ExtentKind::zero);
     // The edges of a long one may become data of their own.
     out.push_back({empty_it->object, empty_it->offset / kPageBytes});
     out.push_back({empty_it->object, (empty_it->offset + empty_it->bytes) / kPageBytes});
   } else if (const auto* cut = std::get_if<TruncateChange>(&change)) {
-    range(cut->object, cut->size / kPageBytes, kObjectBytesMax / kPageBytes);
+    range(cut->object, cut->size / kPageBytes, kObjectBytesMax / kPageBytes, false);
   } else if (const auto* erased = std::get_if<EraseChange>(&change)) {
-    range(erased->object, 0, kObjectBytesMax / kPageBytes);
+    range(erased->object, 0, kObjectBytesMax / kPageBytes, false);
   }
 }
 
@@ -169,6 +172,26 @@ void Model::apply_maybe(const Change& change) {
     candidates.push_back(page(place.first, place.second));
     ambiguous_[place] = std::move(candidates);
   }
+}
+
+std::string describe(const Change& change) {
+  if (const auto* write_it = std::get_if<WriteChange>(&change)) {
+    return fmt::format("write {:x} +{} {} bytes, stamp {:x}", write_it->object, write_it->offset,
+                       write_it->bytes, write_it->stamp);
+  }
+  if (const auto* empty_it = std::get_if<EmptyChange>(&change)) {
+    return fmt::format("{}{} {:x} +{} {} bytes", empty_it->partial ? "write zeroes" : "discard",
+                       empty_it->as == ExtentKind::zero ? ", allocated" : "", empty_it->object,
+                       empty_it->offset, empty_it->bytes);
+  }
+  if (const auto* cut = std::get_if<TruncateChange>(&change)) {
+    return fmt::format("truncate {:x} to {}", cut->object, cut->size);
+  }
+  if (const auto* erased = std::get_if<EraseChange>(&change)) {
+    return fmt::format("delete object {:x}", erased->object);
+  }
+  const MetaChange& meta = std::get<MetaChange>(change);
+  return fmt::format("{} {}", meta.value ? "put" : "delete", meta.key);
 }
 
 u64 steps_of(const EmptyChange& change) {

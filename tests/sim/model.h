@@ -92,6 +92,8 @@ class Model {
   std::map<Place, std::vector<PageValue>> ambiguous_;
 };
 
+std::string describe(const Change& change);
+
 // How many separate steps the engine takes for it: one is exact, more are not.
 u64 steps_of(const EmptyChange& change);
 

@@ -46,18 +46,11 @@ void Node::start() {
 
 Task<bool> Node::open() {
   for (;;) {
-    const bool owner_alive = [&] {
-      if (options_.takeover) return false;
-      return std::ranges::any_of(site_.oracle.newest_manifest().terms, [&](const auto& record) {
-        return !record.end && !options_.database.owner_is_gone(record.owner);
-      });
-    }();
     Result<std::unique_ptr<Db>> opened =
         co_await as_result(Db::open(process_.runtime(), view_, site_.keys, options_.database));
     if (opened) db_ = std::move(*opened);
     if (gone()) co_return false;
     if (db_ != nullptr) {
-      if (owner_alive) site_.world.fail("the database opened over an owner that may be alive");
       co_return true;
     }
     const Error error = opened.error();
@@ -76,6 +69,20 @@ Task<bool> Node::open() {
     }
     co_await sleep_for(process_.runtime(), 500ms);
     if (gone() || closing_) co_return false;
+  }
+}
+
+// A manifest of ours took effect. If it takes a term, nobody whose term the version before it shows
+// unsealed may still be alive, unless we were told to take over.
+void Node::manifest_applied(const std::string& name) {
+  if (state_ != State::opening || options_.takeover) return;
+  const u64 version = *format::manifest_version_of(name);
+  const format::Manifest now = site_.oracle.manifest(version);
+  const format::Manifest before = site_.oracle.manifest(version - 1);
+  if (now.last_term == before.last_term) return;
+  for (const format::TermRecord& record : before.terms) {
+    if (record.end || options_.database.owner_is_gone(record.owner)) continue;
+    site_.world.fail("a term was taken although its last owner may be alive");
   }
 }
 
@@ -234,6 +241,7 @@ void Node::failed(const char* what, const Error& error) {
       if (!site_.calm) return;
       break;
     case Code::corrupt:
+    case Code::invalid:
       if (flips) return;
       break;
     case Code::fenced:
@@ -246,6 +254,15 @@ void Node::failed(const char* what, const Error& error) {
   site_.world.fail(fmt::format("{} failed: {} ({})", what, error.text(), code_name(error.code())));
 }
 
+void Node::trace(const Operation& operation, const char* what) {
+  if (!site_.world.tracing()) return;
+  for (const Change& change : operation.changes) {
+    site_.world.trace(fmt::format("process {} term {} batch {} {}: {}", process_.id(),
+                                  history_->term.value, operation.first_seq, what,
+                                  describe(change)));
+  }
+}
+
 void Node::record(std::vector<Change> changes_made) {
   ++report().coverage.operations;
   ++changes;
@@ -253,6 +270,7 @@ void Node::record(std::vector<Change> changes_made) {
   operation.first_seq = operation.last_seq = db_->position().seq_end - 1;
   operation.done_index = history_->done++;
   for (const Change& change : operation.changes) live_.apply(change);
+  trace(operation, "did");
   history_->operations.push_back(std::move(operation));
 }
 
@@ -263,11 +281,13 @@ Operation& Node::begin_record(std::vector<Change> changes_made) {
   Operation operation{.changes = std::move(changes_made)};
   // It may still enter the batch that is open now.
   operation.first_seq = position.seq_end == 0 ? 0 : position.seq_end - 1;
+  trace(operation, "begins");
   return history_->operations.emplace_back(std::move(operation));
 }
 
 void Node::end_record(Operation& operation, bool ended_well) {
   ++changes;
+  trace(operation, "ends");
   if (ended_well) {
     operation.last_seq = db_->position().seq_end == 0 ? 0 : db_->position().seq_end - 1;
     operation.done_index = history_->done++;

@@ -42,6 +42,7 @@ class Node {
   bool gone() const { return process_.cut; }
   bool fenced() const { return db_ != nullptr && db_->fenced(); }
 
+  void manifest_applied(const std::string& name);
   // Ends it as a power failure does, wherever its coroutines are.
   void crash();
   // Clients stop; then it closes, or (`abruptly`) closes under their feet.
@@ -87,6 +88,7 @@ class Node {
   std::set<std::pair<Instant, u64>> running;
 
  private:
+  void trace(const Operation& operation, const char* what);
   Task<> boot();
   Task<bool> open();
   Task<> verify();

@@ -17,7 +17,12 @@ format::Manifest Oracle::newest_manifest() const {
   if (at == objects.end() || !at->first.starts_with(format::kManifestPrefix)) {
     world_.fail("no manifest is left");
   }
-  const u64 version = *format::manifest_version_of(at->first);
+  return manifest(*format::manifest_version_of(at->first));
+}
+
+format::Manifest Oracle::manifest(u64 version) const {
+  const auto at = world_.store().objects().find(format::manifest_name(version));
+  if (at == world_.store().objects().end()) world_.fail("a manifest version is missing");
   Result<format::Manifest> manifest = format::decode_manifest(keys_, version, *at->second);
   if (!manifest) world_.fail(fmt::format("manifest {} cannot be decoded", version));
   return std::move(*manifest);

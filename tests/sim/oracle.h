@@ -41,6 +41,7 @@ class Oracle {
   void adopt(Model::Place place, const PageValue& value);
 
   format::Manifest newest_manifest() const;
+  format::Manifest manifest(u64 version) const;
   // Every object that the newest manifest needs exists and is what it should be.
   void audit();
 
