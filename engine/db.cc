@@ -106,6 +106,8 @@ DbStatus Db::Impl::status() const {
   status.layer_bytes = memtable_.memory_bytes();
   status.layers = memtable_.layers().size();
   status.tables = tables_->size();
+  status.tables_level0 = tables_->level0_size();
+  status.compactions = compactions_;
   status.index_bytes = blocks_.bytes();
   status.manifest_version = versions_.current().version;
   status.flush_tokens = flush_tokens_.level();

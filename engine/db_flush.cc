@@ -68,7 +68,8 @@ bool Db::Impl::memtable_due() const {
 Task<> Db::Impl::flush_memtables() {
   store::Backoff backoff(1s, 30s, runtime_.random);
   while (!stop_background_) {
-    if (!memtable_due()) {
+    // Level 0 is full: writers come to a stop at the limit of the layers until compaction is ahead.
+    if (!memtable_due() || tables_->level0_size() >= lsm::kLevel0Stop) {
       co_await memtable_wake_.wait();
       continue;
     }
@@ -103,7 +104,7 @@ Task<> Db::Impl::flush_memtable() {
   const u64 data_bytes = memtable_data_bytes_;
 
   // A number is sealed once, so a flush that starts again takes new ones.
-  const u64 first_number = next_table_;
+  const u64 first_number = take_table_numbers();
   auto build = [&frozen, keys = &keys_, salt = salts_.at(term_.value), term = term_, first_number,
                 table_bytes = options_.table_bytes_max, seed = runtime_.random.next()] {
     lsm::Layer merged = *frozen.front();
@@ -120,15 +121,11 @@ Task<> Db::Impl::flush_memtable() {
   };
   std::vector<lsm::BuiltTable> built =
       co_await offload(runtime_.executor, Priority::bulk, std::move(build));
-  if (!MUTANT(table_number_reused)) next_table_ += built.size();
-  Tables added;
+  INVARIANT(built.size() <= kTablesPerJobMax);
   for (lsm::BuiltTable& table : built) {
     co_await upload_table(format::table_name(table.record.id), table.object);
     table_bytes_written_ += table.object.size();
     edit.tables.push_back(table.record);
-    added.push_back(std::make_shared<lsm::TableReader>(runtime_, store_, keys_,
-                                                       salts_.at(term_.value), table.record,
-                                                       blocks_));
     table.object = Buffer();
   }
   if (MUTANT(drop_frozen_before_commit)) memtable_.drop_frozen();
@@ -138,9 +135,9 @@ Task<> Db::Impl::flush_memtable() {
     if (committed.error().code() == Code::fenced) log_fenced();
     co_return committed;
   }
-  added.insert(MUTANT(tables_oldest_first) ? added.begin() : added.end(), tables_->begin(),
-               tables_->end());
-  tables_ = std::make_shared<const Tables>(std::move(added));
+  const Result<> adopted = adopt_tables();
+  INVARIANT(adopted);  // every term of its own tables is known
+  compaction_wake_.wake_all();
   memtable_.drop_frozen();
   replayed_.clear();
   own_replay_from_ = own_end;

@@ -58,6 +58,7 @@ Db::Impl::Impl(Runtime runtime, store::ObjectStore& store, const format::Databas
       durable_(runtime.executor),
       seal_wake_(runtime.executor),
       memtable_wake_(runtime.executor),
+      compaction_wake_(runtime.executor),
       idle_(runtime.executor),
       fence_event_(runtime.executor),
       gate_(runtime.executor) {
@@ -153,20 +154,7 @@ Task<> Db::Impl::recover() {
   memtable_objects_ = objects;
   if (objects != 0) spdlog::info("replayed {} log objects", objects);
 
-  Tables tables;
-  for (const auto& level : versions_.current().levels) {
-    for (const format::TableRecord& record : level) {
-      const Result<format::Salt> salt = salt_of(record.id.term);
-      if (!salt) {
-        spdlog::error("manifest: table {} is of an unknown term", format::table_name(record.id));
-        co_return std::unexpected(salt.error());
-      }
-      tables.push_back(std::make_shared<lsm::TableReader>(runtime_, store_, keys_, *salt, record,
-                                                          blocks_));
-    }
-  }
-  tables_ = std::make_shared<const Tables>(std::move(tables));
-  co_return {};
+  co_return adopt_tables();
 }
 
 Task<> Db::Impl::open() {
@@ -183,6 +171,7 @@ Task<> Db::Impl::open() {
   log_.start(term_, salts_.at(term_.value));
   gate_.spawn(seal_for_flushes());
   gate_.spawn(flush_memtables());
+  gate_.spawn(compact_tables());
   spdlog::info("database open: term {}, manifest {}, {} tables", term_.value,
                versions_.current().version, tables_->size());
   co_return {};
@@ -198,6 +187,7 @@ void Db::Impl::log_fenced() {
   fence_event_.wake_all();
   seal_wake_.wake_all();
   memtable_wake_.wake_all();
+  compaction_wake_.wake_all();
 }
 
 Task<bool> Db::Impl::wait_fenced() {
@@ -213,6 +203,7 @@ void Db::Impl::abandon() {
   room_.wake_all();
   seal_wake_.wake_all();
   memtable_wake_.wake_all();
+  compaction_wake_.wake_all();
 }
 
 Task<> Db::Impl::close() {
@@ -228,6 +219,7 @@ Task<> Db::Impl::close() {
   stop_background_ = true;
   seal_wake_.wake_all();
   memtable_wake_.wake_all();
+  compaction_wake_.wake_all();
   co_await gate_.close();
 
   // A flush that was under way has ended with the gate; what it could not commit is still frozen
@@ -240,6 +232,7 @@ Task<> Db::Impl::close() {
       result = co_await as_result(versions_.commit(seal));
     }
     if (!result && result.error().code() == Code::fenced) log_fenced();
+    if (result) co_await remove_retired();
   }
   log_.abandon();
   co_await log_.close();

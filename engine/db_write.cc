@@ -33,12 +33,21 @@ u64 Db::Impl::dirty_pages_max() const {
     const u64 pages = static_cast<u64>(2 * rate) / kPageBytes;
     limit = std::min(limit, std::max<u64>(pages, 2 * batch_pages_max_));
   }
+  // Where compaction falls behind writers slow down, the more the fuller level 0 is.
+  const u64 level0 = tables_->level0_size();
+  if (level0 > lsm::kLevel0Slowdown) {
+    const u64 left = lsm::kLevel0Stop - std::min<u64>(level0, lsm::kLevel0Stop) + 1;
+    const u64 part = limit * left / (lsm::kLevel0Stop - lsm::kLevel0Slowdown + 1);
+    limit = std::min(limit, std::max<u64>(part, 2 * batch_pages_max_));
+  }
   return limit;
 }
 
 bool Db::Impl::has_room(u32 pages) {
   const u64 wanted = dirty_pages() + pages;
-  if (wanted > dirty_share_pages_ / 2 && wanted > dirty_pages_max() &&
+  const bool may_be_much = wanted > dirty_share_pages_ / 2 ||
+                           tables_->level0_size() > lsm::kLevel0Slowdown;
+  if (may_be_much && wanted > dirty_pages_max() &&
       !MUTANT(dirty_limit_ignored)) {
     return false;
   }

@@ -68,22 +68,6 @@ class Source {
   const u32* segments_;
 };
 
-// Walks ranges alongside keys that only grow.
-class ErasedCursor {
- public:
-  explicit ErasedCursor(const std::vector<ErasedRange>& erased) : rest_(erased) {}
-  bool covers(ObjectId object, u64 chunk) {
-    const auto passed = [&](const ErasedRange& range) {
-      return std::tie(range.object, range.last) < std::tie(object, chunk);
-    };
-    while (!rest_.empty() && passed(rest_.front())) rest_ = rest_.subspan(1);
-    return !rest_.empty() && rest_.front().object == object && rest_.front().first <= chunk;
-  }
-
- private:
-  std::span<const ErasedRange> rest_;
-};
-
 // The entries of both, as fold() wants them. Whether anything was dropped.
 bool merge_entries(Source newer, Source older, const std::vector<ErasedRange>& erased, Layer& out) {
   const std::size_t total = newer.left() + older.left();

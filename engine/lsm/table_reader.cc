@@ -60,7 +60,6 @@ Task<> TableReader::read_retrying(u64 offset, MutableBytes out) {
       runtime_, store_, name_, offset, out, store::Class::foreground));
   if (got) co_return {};
   const Code code = got.error().code();
-  if (code == Code::not_found) co_return damaged({Code::corrupt, "the object is missing"});
   if (code == Code::corrupt) co_return damaged(got.error());
   co_return got;
 }
@@ -152,6 +151,33 @@ Task<TableReader::Block> TableReader::block(std::size_t index) {
   landed_.wake_all();
   if (read) cache_.insert(record_.id, blob.offset, *read);
   co_return std::move(read);
+}
+
+// ---- for compaction
+
+Task<Buffer> TableReader::read_blocks(std::size_t first, std::size_t count) {
+  INVARIANT(index_ && count != 0 && first + count <= index_->blocks.size());
+  const format::BlobPointer begin = index_->blocks[first].blob();
+  const format::BlobPointer last = index_->blocks[first + count - 1].blob();
+  Buffer stored(last.offset + last.stored_bytes - begin.offset);
+  co_await store::read_patiently(runtime_, store_, name_, begin.offset, stored,
+                                 store::Class::bulk);
+  co_return std::move(stored);
+}
+
+Result<std::vector<std::shared_ptr<const TableBlock>>> TableReader::open_blocks(
+    std::size_t first, std::size_t count, Bytes stored) const {
+  format::ObjectCipher cipher(keys_, salt_, name_);
+  std::vector<std::shared_ptr<const TableBlock>> out;
+  const u64 begin = index_->blocks[first].blob().offset;
+  for (std::size_t i = first; i < first + count; ++i) {
+    const format::BlobPointer blob = index_->blocks[i].blob();
+    TRY(Buffer plain, format::open_blob(cipher, format::PieceKind::table_block, blob,
+                                        stored.subspan(blob.offset - begin, blob.stored_bytes)));
+    TRY(std::shared_ptr<const TableBlock> block, TableBlock::decode(std::move(plain)));
+    out.push_back(std::move(block));
+  }
+  return out;
 }
 
 // ---- looking up

@@ -391,8 +391,10 @@ void Node::crash() {
   process_.cut = true;
   site_.world.store().cut_off(process_);
   u64 steps = 0;
+  // A database that appears only now goes on in the background until it is abandoned.
+  const auto is_new = [&] { return db_ != nullptr && !closing_; };
   const auto drain = [&] {
-    while (process_.run_post_mortem()) {
+    while (!is_new() && process_.run_post_mortem()) {
       if (++steps > kPostMortemStepsMax) site_.world.fail("an abandoned database does not end");
     }
   };
