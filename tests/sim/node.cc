@@ -103,6 +103,11 @@ Task<> Node::boot() {
   booting_ = false;
   if (gone() || state_ != State::opening) co_return {};
   state_ = State::serving;
+  if (options_.script) {
+    clients_.push_back(std::make_unique<Client>(*this, site_.world.rng().fork()));
+    gate_.spawn(clients_.back()->run_script());
+    co_return {};
+  }
   for (u32 i = 0; i < options_.block_clients; ++i) {
     clients_.push_back(std::make_unique<Client>(*this, site_.world.rng().fork()));
     gate_.spawn(clients_.back()->run_blocks());
@@ -326,8 +331,10 @@ void Node::check_limits() {
   const DbStatus status = db_->status();
   const u64 memory = options_.database.memory_bytes;
   if (status.cache_pages > status.cache_pages_max) site_.world.fail("more pages than the cache has");
-  // The limit is checked before a call that may write up to 64 KiB.
-  if (status.dirty_bytes > memory / 10 * 4 + 128 * kKiB) {
+  // Of the 40 %, the buffers of objects being sealed and uploaded take their part.
+  const u64 batch = std::min(16 * kMiB, memory / 64);
+  const u64 buffers = (options_.database.uploads_max + 2) * (batch + batch / 64);
+  if (status.dirty_bytes > memory / 10 * 4 - buffers + 2 * kPageBytes) {
     site_.world.fail(fmt::format("{} dirty bytes of {} memory", status.dirty_bytes, memory));
   }
   if (status.layer_bytes > memory / 10 + 256 * kKiB) {

@@ -31,6 +31,7 @@ class Node {
     bool meta_client = true;
     bool verify_all = false;
     Duration think = 20ms;
+    bool script = false;  // one client with Client::run_script, instead
   };
 
   Node(Site& site, u32 id, Options options);
@@ -81,6 +82,7 @@ class Node {
   bool busy_with_nothing() const;
   std::vector<const Busy*> busy;
   u64 changes = 0;  // of anything, so far
+  bool script_ended = false;
 
   Gate& gate() { return gate_; }
   bool clients_idle() const { return gate_.count() == 0; }

@@ -22,6 +22,7 @@ struct Report {
   u64 failed;    // a promise was broken; `why` says which
   u64 print_all;  // trace lines go to stdout at once
   char why[400];
+  char point[64];  // the crash point that is being performed, if any
   Coverage coverage;
 };
 
