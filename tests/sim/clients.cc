@@ -9,6 +9,7 @@ namespace zerofs::sim {
 namespace {
 
 constexpr u64 kNearPages = 240;
+constexpr u64 kBallastPages = 400;
 constexpr u64 kFarChunk = 3000;
 constexpr u64 kFarPages = 40;
 constexpr u64 kLastPage = kObjectBytesMax / kPageBytes - 1;
@@ -252,6 +253,38 @@ Task<> Client::erase_storm() {
   co_return {};
 }
 
+// Reads more than the cache holds, from an object that only grows, then looks again at what was
+// written lately: it must come back as it is, wherever it is by now.
+Task<> Client::sweep() {
+  ++report().coverage.sweeps;
+  const u64 ballast = node_.site().objects[3].value;
+  const u64 there = node_.live().pages(ballast).size();
+  if (there < kBallastPages) {
+    for (u64 i = 0; i < 6 && !node_.stopping(); ++i) {
+      co_await write({ballast, (there + i * 16) * kPageBytes, 16 * kPageBytes}, false);
+    }
+    co_return {};
+  }
+  const Range lately = some_range();
+  for (u64 i = 0; i < 4; ++i) {
+    // The same page in several batches, one after the other in flight: others fill them up.
+    for (u64 batch = rng_.between(1, 3); batch != 0; --batch) {
+      co_await write({lately.object, lately.offset, std::min(lately.bytes, u64{kPageBytes})}, false);
+      if (node_.stopping() || node_.fenced()) co_return {};
+      co_await write({ballast, rng_.below(kBallastPages - 16) * kPageBytes, 12 * kPageBytes}, false);
+      if (node_.stopping() || node_.fenced()) co_return {};
+    }
+    for (u64 page = 0; page < kBallastPages; page += 16) {
+      if (rng_.chance(3)) continue;
+      co_await read({ballast, page * kPageBytes, 16 * kPageBytes});
+      if (node_.stopping() || node_.fenced()) co_return {};
+    }
+    co_await read(lately);
+    if (node_.stopping() || node_.fenced()) co_return {};
+  }
+  co_return {};
+}
+
 Task<> Client::prefetch() {
   const Range range = some_range();
   const Running running(node_, kNothing);
@@ -453,6 +486,8 @@ Task<> Client::block_operation() {
     const Range range = some_range();
     co_await resize(range.object, rng_.chance(2) ? range.offset
                                                  : range.offset / kPageBytes * kPageBytes);
+  } else if (dice < 988) {
+    co_await sweep();
   } else if (dice < 996) {
     co_await temporary_object();
   } else {

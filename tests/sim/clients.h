@@ -28,6 +28,7 @@ class Client {
   Task<> empty();
   Task<> empty_range(EmptyChange change);
   Task<> erase_storm();
+  Task<> sweep();
   Task<> prefetch();
   Task<> extents();
   Task<> resize(u64 object, u64 size);

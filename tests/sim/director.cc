@@ -38,7 +38,7 @@ void Director::draw_weather() {
 
 DbOptions Director::draw_options() {
   DbOptions options;
-  options.memory_bytes = rng_.pick<u64>({2, 3, 4, 6}) * kMiB;
+  options.memory_bytes = rng_.pick<u64>({2, 2, 3, 4}) * kMiB;
   options.uploads_max = static_cast<u32>(rng_.pick<u64>({1, 2, 4, 8, 8, 8}));
   options.batch_age = rng_.pick<Duration>({50ms, 500ms, 5s});
   options.flush_spacing = rng_.pick<Duration>({0ms, 3ms, 40ms});

@@ -1,6 +1,7 @@
 // sim: runs seeds of the simulated world, each in one exact way.
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -75,10 +76,20 @@ Ended in_child(Work work) {
   return {well, report().hash};
 }
 
+// Processor time of the children that have ended.
+double cpu_seconds() {
+  rusage usage{};
+  getrusage(RUSAGE_CHILDREN, &usage);
+  const auto seconds = [](timeval time) {
+    return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_usec) * 1e-6;
+  };
+  return seconds(usage.ru_utime) + seconds(usage.ru_stime);
+}
+
 void print_coverage(double seconds) {
   const Coverage& c = report().coverage;
   fmt::print(
-      "{} worlds, {} lives, {} crashes ({} while opening), {:.0f} crashes a second\n"
+      "{} worlds, {} lives, {} crashes ({} while opening), {:.0f} crashes a second of one core\n"
       "  {} takeovers, {} zombies resumed, {} races, {} clean closes, {} outages\n"
       "  {} operations, {} flushes, {} transactions, {} cold reads, {} large-erase storms\n"
       "  {} log objects replayed, {} operations lost, {} ambiguous pages, {} pages verified\n"
@@ -99,7 +110,7 @@ int run(const Options& options, All all, Once once) {
   const auto begin = Time::now();
   const Ended first = in_child(all);
   const double seconds = std::chrono::duration<double>(Time::now() - begin).count();
-  print_coverage(seconds);
+  print_coverage(cpu_seconds());
   if (first.well) {
     fmt::print("{}: good ({:.1f} s)\n", options.what, seconds);
     return 0;

@@ -50,7 +50,7 @@ void Stage::create_database() {
   while (process.run_post_mortem()) {
   }
   // The objects of the block clients, as some first server gave their ids out.
-  for (u64 i = 1; i <= 3; ++i) {
+  for (u64 i = 1; i <= 4; ++i) {
     site_->objects.push_back(ObjectId{u64{0x00fff0} << 40 | i});
     oracle_->new_object(site_->objects.back());
   }
