@@ -462,6 +462,10 @@ Task<> Client::scan_meta() {
 // ---- their lives
 
 Task<> Client::block_operation() {
+  if (rng_.permille(node_.options().sweeps_permille)) {
+    co_await sweep();
+    co_return {};
+  }
   u64 dice = rng_.below(1000);
   // While the store is away flushes wait; most clients go on writing, up to the memory limit.
   if (node_.site().world.store().out && dice >= 720 && dice < 890 && !rng_.chance(8)) dice = 0;
@@ -486,8 +490,6 @@ Task<> Client::block_operation() {
     const Range range = some_range();
     co_await resize(range.object, rng_.chance(2) ? range.offset
                                                  : range.offset / kPageBytes * kPageBytes);
-  } else if (dice < 988) {
-    co_await sweep();
   } else if (dice < 996) {
     co_await temporary_object();
   } else {

@@ -33,6 +33,8 @@ void Director::draw_weather() {
   w.slow_down_503 = some(4);
   w.stall = some(3);
   w.flip_bit = rng_.chance(8) ? 2 : 0;
+  // With flips the replies that are looked at after a lost one matter most.
+  if (w.flip_bit != 0) w.deliver_twice += 60;
   w.deadline = rng_.pick<Duration>({2s, 8s, 30s});
 }
 
@@ -102,6 +104,7 @@ Node& Director::launch(bool takeover, u32 host) {
   options.block_clients = static_cast<u32>(rng_.between(1, 3));
   options.meta_client = !rng_.chance(4);
   options.verify_all = rng_.chance(10);
+  options.sweeps_permille = sweeps_permille_;
   options.think = rng_.pick<Duration>({1ms, 10ms, 40ms});
   return stage_.launch(std::move(options));
 }
@@ -204,6 +207,7 @@ void Director::run() {
   ++coverage().worlds;
   draw_weather();
   options_ = draw_options();
+  sweeps_permille_ = rng_.pick<u32>({3, 3, 3, 40});
   stage_.create_database();
   const Instant begin = world_.now();
   stage_.store().weather = weather_;
@@ -225,6 +229,7 @@ void Director::run() {
 // Good weather: everything must be there, close cleanly, and be there again.
 void Director::finish() {
   stage_.store().weather = {.latency = 1ms};
+  Model truth;
   for (u32 round = 0; round < 2; ++round) {
     Node::Options options;
     options.host = ++host_;
@@ -246,9 +251,51 @@ void Director::finish() {
       world_.fail("the database does not close in good weather");
     }
     if (!node.history().closed_well) world_.fail("a close in good weather failed");
+    truth = node.live();
     stage_.bury(node);
   }
   stage_.oracle().audit();
+  if (rng_.chance(4)) damage(truth);
+}
+
+// P4: the store changes objects. What is read must be right, or an error.
+void Director::damage(const Model& truth) {
+  const auto untouched = stage_.store().objects();
+  for (u32 i = 0; i < 3; ++i) {
+    ++coverage().damages;
+    damage_one();
+    Node::Options options;
+    options.host = ++host_;
+    options.database = options_;
+    options.verify_all = true;
+    options.damaged = &truth;
+    Node& node = stage_.launch(std::move(options));
+    const auto opened = [&] { return node.state() != Node::State::opening; };
+    if (!stage_.run_until(opened, kOpeningMax)) world_.fail("a damaged database hangs");
+    stage_.bury(node);
+    stage_.store().objects_for_damage() = untouched;
+  }
+}
+
+void Director::damage_one() {
+  auto& objects = stage_.store().objects_for_damage();
+  const auto some = [&] {
+    return std::next(objects.begin(), static_cast<i64>(rng_.below(objects.size())));
+  };
+  const auto victim = some();
+  Buffer body = Buffer::copy_of(*victim->second);
+  switch (rng_.below(4)) {
+    case 0: body.resize(rng_.below(body.size())); break;
+    case 1: body = Buffer::copy_of(*some()->second); break;
+    default: {
+      // Mostly near the end, where footers, indexes and trailers lie.
+      const u64 span = rng_.chance(2) ? std::min<u64>(body.size(), 300) : body.size();
+      const u64 bit = (body.size() - span) * 8 + rng_.below(span * 8);
+      body.data()[bit / 8] ^= static_cast<std::byte>(1 << bit % 8);
+    }
+  }
+  if (world_.tracing()) world_.trace("damaged: " + victim->first);
+  victim->second = std::make_shared<const Buffer>(std::move(body));
 }
 
 }  // namespace zerofs::sim

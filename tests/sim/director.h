@@ -39,6 +39,8 @@ class Director : Stage::Tender {
   void end(Node& node, Ending ending);
   void bury_all();
   void finish();
+  void damage(const Model& truth);
+  void damage_one();
   void tend() override;  // zombies
   bool is_zombie(const Node& node) const;
 
@@ -50,6 +52,7 @@ class Director : Stage::Tender {
   bool clean_ = true;  // the last owner closed
   Weather weather_;
   DbOptions options_;
+  u32 sweeps_permille_ = 0;
 };
 
 }  // namespace zerofs::sim

@@ -54,6 +54,7 @@ Task<bool> Node::open() {
       co_return true;
     }
     const Error error = opened.error();
+    if (is_damage(error)) co_return false;
     if (site_.world.tracing()) {
       site_.world.trace(fmt::format("process {} cannot open: {}", process_.id(), error.text()));
     }
@@ -75,7 +76,7 @@ Task<bool> Node::open() {
 // A manifest of ours took effect. If it takes a term, nobody whose term the version before it shows
 // unsealed may still be alive, unless we were told to take over.
 void Node::manifest_applied(const std::string& name) {
-  if (state_ != State::opening || options_.takeover) return;
+  if (state_ != State::opening || options_.takeover || options_.damaged != nullptr) return;
   const u64 version = *format::manifest_version_of(name);
   const format::Manifest now = site_.oracle.manifest(version);
   const format::Manifest before = site_.oracle.manifest(version - 1);
@@ -91,6 +92,13 @@ Task<> Node::boot() {
   if (gone() || !opened) {
     if (!gone()) state_ = State::refused;
     booting_ = false;
+    co_return {};
+  }
+  if (options_.damaged != nullptr) {
+    live_ = *options_.damaged;
+    co_await verify();
+    booting_ = false;
+    if (!gone()) state_ = State::serving;
     co_return {};
   }
   const Term term = db_->status().term;
@@ -119,6 +127,11 @@ Task<> Node::boot() {
   co_return {};
 }
 
+bool Node::is_damage(const Error& error) const {
+  return options_.damaged != nullptr &&
+         (error.code() == Code::corrupt || error.code() == Code::invalid);
+}
+
 Object* Node::handle(ObjectId id) {
   Object*& slot = handles_[id.value];
   if (slot == nullptr) slot = db_->open_object(id);
@@ -138,6 +151,7 @@ Task<> Node::verify_range(u64 object, u64 first, u64 count) {
       co_return {};
     }
     if (!read) {
+      if (is_damage(read.error())) co_return {};
       failed("verify", read.error());
       if (db_->fenced() || closing_) co_return {};
       co_await sleep_for(process_.runtime(), 1s);
@@ -198,6 +212,7 @@ Task<> Node::verify() {
     Result<std::vector<lsm::MetaEntry>> entries = co_await as_result(db_->scan_meta(""));
     if (gone()) co_return {};
     if (!entries) {
+      if (is_damage(entries.error())) co_return {};
       failed("scan at opening", entries.error());
       if (db_->fenced() || closing_) co_return {};
       co_await sleep_for(process_.runtime(), 1s);
@@ -227,7 +242,7 @@ void Node::check_page(u64 object, u64 page, const std::byte* bytes, const char* 
   std::memcpy(&head, bytes + at, 8);
   std::memcpy(&wanted, should + at, 8);
   site_.world.fail(fmt::format("{}: object {:x} page {} byte {}: found {:x}, expected {:x} (term {})",
-                               what, object, page, at, head, wanted, history_->term.value));
+                               what, object, page, at, head, wanted, db_->status().term.value));
 }
 
 // ---- operations of clients

@@ -31,6 +31,10 @@ class Node {
     bool meta_client = true;
     bool verify_all = false;
     Duration think = 20ms;
+    u32 sweeps_permille = 0;  // of the block clients' operations
+    // An object of the store was damaged: opening and reading may fail, but whatever is read must
+    // be what this model says. No clients.
+    const Model* damaged = nullptr;
     bool script = false;  // one client with Client::run_script, instead
   };
 
@@ -59,6 +63,7 @@ class Node {
   Model& live() { return live_; }
   TermHistory& history() { return *history_; }
   Object* handle(ObjectId id);
+  const Model& live() const { return live_; }
   bool stopping() const { return state_ != State::serving || process_.cut; }
   // An operation failed: only for a reason.
   void failed(const char* what, const Error& error);
@@ -93,6 +98,7 @@ class Node {
   void trace(const Operation& operation, const char* what);
   Task<> boot();
   Task<bool> open();
+  bool is_damage(const Error& error) const;
   Task<> verify();
   Task<> verify_range(u64 object, u64 first, u64 count);
   Task<> close_gently();
