@@ -165,12 +165,12 @@ Task<Error> Db::Impl::judge_lookup(Error error) {
   if (error.code() != Code::not_found) co_return error;
   store::Backoff backoff(50ms, 5s, runtime_.random);
   Result<bool> superseded = co_await as_result(versions_.is_superseded());
-  while (!superseded && superseded.error().code() != Code::corrupt) {
+  while (!superseded) {
     if (fenced_ || abandoned_ || stop_background_) co_return superseded.error();
     co_await sleep_for(runtime_, backoff.next());
     superseded = co_await as_result(versions_.is_superseded());
   }
-  if (superseded && *superseded) {
+  if (*superseded) {
     log_fenced();
     co_return Error(Code::fenced, "a newer writer owns the database");
   }

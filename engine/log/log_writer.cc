@@ -149,7 +149,7 @@ Task<> LogWriter::upload(SealedBatch& batch) {
     }
     if (MUTANT(reseal_on_retry)) co_await seal(batch);
     if (code == Code::precondition || tries % kTriesBeforeLook == 0) {
-      Result<Look> seen = co_await as_result(look(name, batch.object));
+      Result<Look> seen = co_await as_result(look(batch.seq, batch.object));
       if (seen && *seen == Look::own && !MUTANT(fear_412)) {
         batch.uploaded = true;
         break;
@@ -188,16 +188,25 @@ Task<> LogWriter::upload(SealedBatch& batch) {
   co_return {};
 }
 
-Task<LogWriter::Look> LogWriter::look(std::string name, Bytes own) {
+// What occupies a slot of ours can only be our own object or a fence, and a fence proves itself.
+// Anything else is bytes that were damaged on their way: it says nothing, and the caller looks again.
+Task<LogWriter::Look> LogWriter::look(u64 seq, Bytes own) {
+  const std::string name = format::log_name(term_, Seq{seq});
+  const u64 bytes_max = std::max<u64>(own.size() + 1, format::kFenceBytesMax);
   Result<store::Tail> tail =
-      co_await as_result(store_.read_suffix(name, own.size() + 1, store::Class::log));
+      co_await as_result(store_.read_suffix(name, bytes_max, store::Class::log));
   if (!tail) {
     if (tail.error().code() == Code::not_found) co_return Look::missing;
     co_return std::unexpected(tail.error());
   }
   const bool same = tail->object_bytes == own.size() && tail->bytes.size() == own.size() &&
                     std::equal(own.begin(), own.end(), tail->bytes.data());
-  co_return same ? Look::own : Look::foreign;
+  if (same) co_return Look::own;
+  const Result<format::Fence> fence = format::decode_fence(keys_, tail->bytes, term_, Seq{seq});
+  if (fence) co_return Look::foreign;
+  spdlog::error("log: slot {} holds neither our object nor a fence: {}", name,
+                fence.error().text());
+  co_return std::unexpected(fence.error());
 }
 
 void LogWriter::advance() {

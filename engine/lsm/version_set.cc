@@ -208,13 +208,12 @@ Task<VersionSet::Outcome> VersionSet::create_version(u64 version, Bytes body) {
     Result<> created = co_await as_result(store_.create(name, body, store::Class::foreground));
     if (created) co_return Outcome::committed;
     if (created.error().code() == Code::precondition || tries % kTriesBeforeLook == 0) {
-      Result<store::Tail> seen =
-          co_await as_result(store_.read_suffix(name, body.size() + 1, store::Class::foreground));
-      if (seen) {
-        const bool own = seen->object_bytes == body.size() && seen->bytes.size() == body.size() &&
-                         std::equal(body.begin(), body.end(), seen->bytes.data());
-        co_return own ? Outcome::committed : Outcome::exists;
-      }
+      Result<store::Tail> seen = co_await as_result(
+          store_.read_suffix(name, kManifestBytesMax, store::Class::foreground));
+      if (seen && std::ranges::equal(seen->bytes.bytes(), body)) co_return Outcome::committed;
+      // Another's manifest proves itself. What does not may be our own, damaged on its way: to take
+      // that for another's would apply the edit twice.
+      if (seen && format::decode_manifest(keys_, version, seen->bytes)) co_return Outcome::exists;
     }
     if (tries == kTriesBeforeLook) {
       spdlog::warn("manifest: cannot write {}: {} ({}); retrying", name, created.error().text(),

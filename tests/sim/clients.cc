@@ -8,7 +8,8 @@ namespace zerofs::sim {
 
 namespace {
 
-constexpr u64 kNearPages = 112;
+constexpr u64 kNearPages = 240;
+constexpr u64 kBallastPages = 400;
 constexpr u64 kFarChunk = 3000;
 constexpr u64 kFarPages = 40;
 constexpr u64 kLastPage = kObjectBytesMax / kPageBytes - 1;
@@ -67,8 +68,7 @@ Client::Range Client::some_range() {
 
 // ---- pages
 
-Task<> Client::write(bool fua) {
-  const Range range = some_range();
+Task<> Client::write(Range range, bool fua) {
   const Node::Busy busy = pages_of(range.object, range.offset, range.bytes);
   if (!node_.may_start(busy)) co_return {};
   const u64 stamp = node_.site().oracle.next_stamp();
@@ -128,8 +128,7 @@ Task<> Client::write_pages() {
   co_return {};
 }
 
-Task<> Client::read() {
-  const Range range = some_range();
+Task<> Client::read(Range range) {
   const Running running(node_, kNothing);
   const u64 first = range.offset / kPageBytes;
   const u64 end = (range.offset + range.bytes + kPageBytes - 1) / kPageBytes;
@@ -228,7 +227,7 @@ Task<> Client::empty() {
       break;
     case 1:  // more than the cache visits one by one
       if (change.as == ExtentKind::zero) break;
-      change.offset = rng_.below(8) * kChunkBytes;
+      change.offset = rng_.below(30) * kChunkBytes;
       change.bytes = (rng_.between(1020, 4000)) * kChunkBytes;
       if (rng_.chance(2)) change.bytes += rng_.below(kChunkBytes);
       if (rng_.chance(3)) change.bytes = kObjectBytesMax - change.offset;
@@ -250,6 +249,38 @@ Task<> Client::erase_storm() {
     const EmptyChange change{object, first * kChunkBytes, (1100 + rng_.below(500)) * kChunkBytes,
                              ExtentKind::hole, false};
     co_await empty_range(change);
+  }
+  co_return {};
+}
+
+// Reads more than the cache holds, from an object that only grows, then looks again at what was
+// written lately: it must come back as it is, wherever it is by now.
+Task<> Client::sweep() {
+  ++report().coverage.sweeps;
+  const u64 ballast = node_.site().objects[3].value;
+  const u64 there = node_.live().pages(ballast).size();
+  if (there < kBallastPages) {
+    for (u64 i = 0; i < 6 && !node_.stopping(); ++i) {
+      co_await write({ballast, (there + i * 16) * kPageBytes, 16 * kPageBytes}, false);
+    }
+    co_return {};
+  }
+  const Range lately = some_range();
+  for (u64 i = 0; i < 4; ++i) {
+    // The same page in several batches, one after the other in flight: others fill them up.
+    for (u64 batch = rng_.between(1, 3); batch != 0; --batch) {
+      co_await write({lately.object, lately.offset, std::min(lately.bytes, u64{kPageBytes})}, false);
+      if (node_.stopping() || node_.fenced()) co_return {};
+      co_await write({ballast, rng_.below(kBallastPages - 16) * kPageBytes, 12 * kPageBytes}, false);
+      if (node_.stopping() || node_.fenced()) co_return {};
+    }
+    for (u64 page = 0; page < kBallastPages; page += 16) {
+      if (rng_.chance(3)) continue;
+      co_await read({ballast, page * kPageBytes, 16 * kPageBytes});
+      if (node_.stopping() || node_.fenced()) co_return {};
+    }
+    co_await read(lately);
+    if (node_.stopping() || node_.fenced()) co_return {};
   }
   co_return {};
 }
@@ -310,17 +341,15 @@ Task<> Client::commit(Transaction transaction, std::vector<Change> changes, cons
   co_return {};
 }
 
-Task<> Client::resize() {
-  const Range range = some_range();
-  const u64 size = rng_.chance(2) ? range.offset : range.offset / kPageBytes * kPageBytes;
-  const Node::Busy busy{range.object, size / kPageBytes, kNever, false};
+Task<> Client::resize(u64 object, u64 size) {
+  const Node::Busy busy{object, size / kPageBytes, kNever, false};
   if (!node_.may_start(busy)) co_return {};
   const Running running(node_, busy);
   Transaction transaction;
-  transaction.truncates.push_back({node_.handle({range.object}), size});
-  const std::string key = fmt::format("size/{:x}", range.object);
+  transaction.truncates.push_back({node_.handle({object}), size});
+  const std::string key = fmt::format("size/{:x}", object);
   transaction.meta.push_back({key, std::to_string(size)});
-  std::vector<Change> changes{TruncateChange{range.object, size},
+  std::vector<Change> changes{TruncateChange{object, size},
                               MetaChange{key, std::to_string(size)}};
   co_await commit(std::move(transaction), std::move(changes), "resize");
   co_return {};
@@ -433,26 +462,34 @@ Task<> Client::scan_meta() {
 // ---- their lives
 
 Task<> Client::block_operation() {
-  const u64 dice = rng_.below(1000);
+  if (rng_.permille(node_.options().sweeps_permille)) {
+    co_await sweep();
+    co_return {};
+  }
+  u64 dice = rng_.below(1000);
+  // While the store is away flushes wait; most clients go on writing, up to the memory limit.
+  if (node_.site().world.store().out && dice >= 720 && dice < 890 && !rng_.chance(8)) dice = 0;
   if (dice < 330) {
-    co_await write(false);
+    co_await write(some_range(), false);
   } else if (dice < 390) {
     co_await write_pages();
   } else if (dice < 630) {
-    co_await read();
+    co_await read(some_range());
   } else if (dice < 720) {
     co_await empty();
   } else if (dice < 850) {
     const Running running(node_, kNothing);
     co_await node_.flush();
   } else if (dice < 890) {
-    co_await write(true);
+    co_await write(some_range(), true);
   } else if (dice < 920) {
     co_await prefetch();
   } else if (dice < 955) {
     co_await extents();
   } else if (dice < 980) {
-    co_await resize();
+    const Range range = some_range();
+    co_await resize(range.object, rng_.chance(2) ? range.offset
+                                                 : range.offset / kPageBytes * kPageBytes);
   } else if (dice < 996) {
     co_await temporary_object();
   } else {
@@ -486,6 +523,33 @@ Task<> Client::run_meta() {
     if (node_.stopping()) break;
     co_await sleep_for(node_.process().runtime(), rng_.latency(node_.options().think));
   }
+  co_return {};
+}
+
+Task<> Client::run_script() {
+  const u64 a = node_.site().objects[0].value;
+  const u64 b = node_.site().objects[1].value;
+  for (u64 round = 0; round < 2 && !node_.stopping() && !node_.fenced(); ++round) {
+    const u64 shift = round * 3 * kPageBytes;
+    co_await write({a, shift, 3 * kPageBytes}, false);
+    co_await write({a, 40 * kPageBytes + 100, 5000}, false);
+    co_await put_meta();
+    co_await node_.flush();
+    co_await write({b, 2 * kPageBytes, 9 * kPageBytes}, false);
+    co_await empty_range({a, kPageBytes, 2 * kPageBytes, ExtentKind::hole, false});
+    co_await write({a, kPageBytes + shift, kPageBytes}, true);
+    co_await empty_range({b, 4 * kPageBytes, 2 * kPageBytes, ExtentKind::zero, true});
+    co_await write({a, 2000 * kChunkBytes, kPageBytes}, false);
+    co_await node_.flush();
+    co_await empty_range({a, kChunkBytes, 3000 * kChunkBytes, ExtentKind::hole, false});
+    co_await write({a, 33 * kPageBytes, kPageBytes}, false);
+    co_await resize(b, 8 * kPageBytes + 77);
+    co_await node_.flush();
+    co_await temporary_object();
+    co_await read({a, 0, 16 * kPageBytes});
+    co_await put_meta();
+  }
+  node_.script_ended = true;
   co_return {};
 }
 

@@ -12,6 +12,9 @@ class Client {
   Client(Node& node, Rng rng) : node_(node), rng_(rng) {}
   Task<> run_blocks();
   Task<> run_meta();
+  // The same operations each time, one after the other (enumerate.h); what order they take effect
+  // in and when the batches are cut is left to the scheduler.
+  Task<> run_script();
 
  private:
   struct Range {
@@ -19,15 +22,16 @@ class Client {
   };
   Range some_range();
   Task<> block_operation();
-  Task<> write(bool fua);
+  Task<> write(Range range, bool fua);
   Task<> write_pages();
-  Task<> read();
+  Task<> read(Range range);
   Task<> empty();
   Task<> empty_range(EmptyChange change);
   Task<> erase_storm();
+  Task<> sweep();
   Task<> prefetch();
   Task<> extents();
-  Task<> resize();
+  Task<> resize(u64 object, u64 size);
   Task<> temporary_object();
   Task<> put_meta();
   Task<> get_meta();

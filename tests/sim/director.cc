@@ -7,33 +7,11 @@
 namespace zerofs::sim {
 
 namespace {
-
-constexpr Duration kOpeningMax = std::chrono::hours(1);
-constexpr Duration kHangMax = 45 * 60s;
-
 Coverage& coverage() { return report().coverage; }
-
-std::unique_ptr<format::DatabaseKeys> make_keys(Rng& rng) {
-  format::Key key{};
-  format::DatabaseId id{};
-  for (std::byte& b : key) b = static_cast<std::byte>(rng.next());
-  for (std::byte& b : id) b = static_cast<std::byte>(rng.next());
-  return std::make_unique<format::DatabaseKeys>(key, id);
-}
-
 }  // namespace
 
-Director::Director(World& world)
-    : world_(world),
-      rng_(world.rng().fork()),
-      keys_(make_keys(rng_)),
-      oracle_(std::make_unique<Oracle>(world, *keys_)),
-      site_(std::make_unique<Site>(Site{.world = world, .oracle = *oracle_, .keys = *keys_})) {
-  world_.store().watcher = this;
-}
-
-Director::~Director() {
-  for (const auto& node : nodes_) node->crash();
+Director::Director(World& world) : stage_(world), world_(world), rng_(world.rng().fork()) {
+  stage_.tender = this;
 }
 
 // ---- chance
@@ -41,8 +19,8 @@ Director::~Director() {
 void Director::draw_weather() {
   Weather& w = weather_;
   w.latency = rng_.pick<Duration>({500us, 5ms, 20ms, 60ms});
-  site_->calm = rng_.chance(6);
-  if (site_->calm) return;
+  stage_.site().calm = rng_.chance(6);
+  if (stage_.site().calm) return;
   const u32 scale = rng_.pick<u32>({1, 4, 12});
   const auto some = [&](u32 most) {
     return rng_.chance(3) ? 0 : static_cast<u32>(rng_.below(most * scale + 1));
@@ -55,12 +33,14 @@ void Director::draw_weather() {
   w.slow_down_503 = some(4);
   w.stall = some(3);
   w.flip_bit = rng_.chance(8) ? 2 : 0;
+  // With flips the replies that are looked at after a lost one matter most.
+  if (w.flip_bit != 0) w.deliver_twice += 60;
   w.deadline = rng_.pick<Duration>({2s, 8s, 30s});
 }
 
 DbOptions Director::draw_options() {
   DbOptions options;
-  options.memory_bytes = rng_.pick<u64>({2, 3, 4, 6}) * kMiB;
+  options.memory_bytes = rng_.pick<u64>({2, 2, 3, 4}) * kMiB;
   options.uploads_max = static_cast<u32>(rng_.pick<u64>({1, 2, 4, 8, 8, 8}));
   options.batch_age = rng_.pick<Duration>({50ms, 500ms, 5s});
   options.flush_spacing = rng_.pick<Duration>({0ms, 3ms, 40ms});
@@ -86,62 +66,25 @@ Director::Play Director::draw_play() {
   play.effects = rng_.between(1, u64{1} << rng_.between(0, 5));
   play.serve = Duration(static_cast<i64>(rng_.between(1, 3000)) * 1'000'000);
   play.race = rng_.chance(12);
-  play.outage = !site_->calm && rng_.chance(12);
+  play.outage = !stage_.site().calm && rng_.chance(12);
   return play;
 }
 
-// ---- running
+// ---- zombies
 
-void Director::create_applied(const Process* from, const std::string& name) {
-  if (name.starts_with("sst/")) ++coverage().memtable_flushes;
-  if (name.starts_with(format::kManifestPrefix)) {
-    for (const auto& node : nodes_) {
-      if (&node->process() == from) node->manifest_applied(name);
-    }
-  }
-  if (victim_ == nullptr || victim_effects_ == 0 || from != &victim_->process()) return;
-  if (--victim_effects_ == 0) crash_now_ = true;
+bool Director::is_zombie(const Node& node) const {
+  return std::ranges::any_of(zombies_, [&](const Zombie& z) { return z.node == &node; });
 }
 
-template <class Done>
-bool Director::run_until(Done done, Duration limit) {
-  const Instant end = world_.now() + limit;
-  while (!done()) {
-    if (world_.now() > end || !world_.step()) return false;
-    if (victim_ != nullptr && victim_steps_ != 0 && --victim_steps_ == 0) crash_now_ = true;
-    if (crash_now_) {
-      crash_now_ = false;
-      Node& victim = *std::exchange(victim_, nullptr);
-      site_->dead_pids.insert(victim.process().id());
-      victim.crash();
-    }
-    if (world_.steps() % 256 == 0) watch_for_hangs();
-    if (!zombies_.empty()) tend_zombies();
-  }
-  return true;
-}
-
-void Director::watch_for_hangs() {
-  for (const auto& node : nodes_) {
-    if (!node->serving() || node->process().frozen) continue;
-    node->check_limits();
-    if (node->running.empty() || world_.store().out) continue;
-    if (!world_.store().partitioned.empty()) continue;
-    const Duration waits = world_.now() - node->running.begin()->first;
-    if (waits > kHangMax) world_.fail("an operation waits for ever although the store is there");
-  }
-}
-
-void Director::tend_zombies() {
+void Director::tend() {
   for (Zombie& zombie : zombies_) {
-    if (!zombie.resumed && world_.now() >= zombie.resume_at) {
-      zombie.resumed = true;
-      zombie.node->process().frozen = false;
-      std::erase(world_.store().partitioned, &zombie.node->process());
-      ++coverage().zombies_resumed;
-      if (world_.tracing()) {
-        world_.trace(fmt::format("process {} wakes up", zombie.node->process().id()));
-      }
+    if (zombie.resumed || world_.now() < zombie.resume_at) continue;
+    zombie.resumed = true;
+    zombie.node->process().frozen = false;
+    std::erase(stage_.store().partitioned, &zombie.node->process());
+    ++coverage().zombies_resumed;
+    if (world_.tracing()) {
+      world_.trace(fmt::format("process {} wakes up", zombie.node->process().id()));
     }
   }
   std::erase_if(zombies_, [&](const Zombie& zombie) {
@@ -151,6 +94,8 @@ void Director::tend_zombies() {
   });
 }
 
+// ---- lives
+
 Node& Director::launch(bool takeover, u32 host) {
   Node::Options options;
   options.host = host;
@@ -159,131 +104,102 @@ Node& Director::launch(bool takeover, u32 host) {
   options.block_clients = static_cast<u32>(rng_.between(1, 3));
   options.meta_client = !rng_.chance(4);
   options.verify_all = rng_.chance(10);
+  options.sweeps_permille = sweeps_permille_;
   options.think = rng_.pick<Duration>({1ms, 10ms, 40ms});
-  nodes_.push_back(std::make_unique<Node>(*site_, next_id_++, std::move(options)));
-  Node& node = *nodes_.back();
-  if (world_.tracing()) {
-    world_.trace(fmt::format("process {} starts on host {}{}", node.process().id(), host,
-                             takeover ? ", takes over" : ""));
+  return stage_.launch(std::move(options));
+}
+
+void Director::launch_rival(Node& first) {
+  ++coverage().races;
+  for (u64 pause = rng_.below(400); pause != 0 && !first.gone(); --pause) {
+    bool stepped = false;
+    if (!stage_.run_until([&] { return std::exchange(stepped, true); }, kOpeningMax)) break;
   }
-  node.start();
-  return node;
+  launch(true, ++host_);
 }
 
-void Director::bury(Node& node) {
-  node.crash();
-  std::erase_if(zombies_, [&](const Zombie& zombie) { return zombie.node == &node; });
-  if (victim_ == &node) victim_ = nullptr;
-  std::erase_if(nodes_, [&](const auto& held) { return held.get() == &node; });
-}
-
-// ---- a run
-
-void Director::create_database() {
-  Process process(world_, 0, world_.rng().fork());
-  StoreView view(world_.store(), process);
-  std::optional<Result<>> created;
-  struct Run {
-    static Task<> create(Runtime runtime, StoreView& view, const format::DatabaseKeys& keys,
-                         std::vector<ObjectId>& objects, std::optional<Result<>>& created) {
-      created.emplace(co_await as_result(Db::create(runtime, view, keys)));
-      static_cast<void>(objects);
-      co_return {};
-    }
+// Runs until everybody who is opening has succeeded or failed.
+void Director::open() {
+  const auto opened = [&] {
+    return std::ranges::all_of(stage_.nodes(), [](const auto& n) {
+      return n->process().frozen || n->gone() || n->state() != Node::State::opening;
+    });
   };
-  Gate gate(process);
-  gate.spawn(Run::create(process.runtime(), view, *keys_, site_->objects, created));
-  while (!created && world_.step()) {
+  if (stage_.run_until(opened, kOpeningMax)) return;
+  // Bad weather can last; with a good store it must open.
+  stage_.store().weather = {.latency = weather_.latency};
+  if (!stage_.run_until(opened, kOpeningMax)) world_.fail("a database does not open");
+  stage_.store().weather = weather_;
+}
+
+Node* Director::serving_node() {
+  for (const auto& node : stage_.nodes()) {
+    if (!is_zombie(*node) && node->serving() && !node->fenced()) return node.get();
   }
-  INVARIANT(created && created->has_value());
-  process.cut = true;
-  world_.store().cut_off(process);
-  while (process.run_post_mortem()) {
-  }
-  // The objects of the block clients: ids as a first server would have given them out.
-  for (u64 i = 1; i <= 3; ++i) {
-    site_->objects.push_back(ObjectId{u64{0x00fff0} << 40 | i});
-    oracle_->new_object(site_->objects.back());
-  }
+  return nullptr;
 }
 
 void Director::live(const Play& play) {
-  // Elsewhere, or here again; without an answer whether the old owner lives it may be refused.
+  // Elsewhere, or here again; whoever cannot know whether the old owner lives may be refused.
   const bool move = rng_.chance(3) || !zombies_.empty();
   if (move) ++host_;
   if (move && !clean_) ++coverage().takeovers;
   const bool takeover = !clean_ && (move || rng_.chance(4)) && !rng_.chance(6);
-  Node* node = &launch(takeover, host_);
+  Node& first = launch(takeover, host_);
   clean_ = false;
-  crash_now_ = false;
-  if (play.ending == Ending::crash_step || play.ending == Ending::crash_effect) {
-    victim_ = node;
-    victim_steps_ = play.ending == Ending::crash_step ? play.steps : 0;
-    victim_effects_ = play.ending == Ending::crash_effect ? play.effects : 0;
-  }
-  if (play.race) {
-    ++coverage().races;
-    const u64 pause = rng_.below(400);
-    for (u64 i = 0; i < pause && !node->gone(); ++i) {
-      if (!run_until([&, left = 1]() mutable { return left-- == 0; }, kOpeningMax)) break;
-    }
-    launch(true, ++host_);
-  }
-  const auto opened = [](const Node& n) { return n.gone() || n.state() != Node::State::opening; };
-  const auto all_opened = [&] {
-    return std::ranges::all_of(nodes_, [&](const auto& n) {
-      return n->process().frozen || opened(*n);
-    });
-  };
-  if (!run_until(all_opened, kOpeningMax)) {
-    // Bad weather can last; with a good store it must open.
-    world_.store().weather = {.latency = weather_.latency};
-    if (!run_until(all_opened, kOpeningMax)) world_.fail("a database does not open");
-    world_.store().weather = weather_;
-  }
-  const auto first_serving = [&]() -> Node* {
-    for (const auto& n : nodes_) {
-      const bool zombie = std::ranges::any_of(
-          zombies_, [&](const Zombie& z) { return z.node == n.get(); });
-      if (!zombie && n->serving() && !n->fenced()) node = n.get();
-    }
-    return node;
-  };
-  node = first_serving();
+  if (play.ending == Ending::crash_step) stage_.doom(first, play.steps, 0);
+  if (play.ending == Ending::crash_effect) stage_.doom(first, 0, play.effects);
+  if (play.race) launch_rival(first);
+  open();
+  Node* const node = serving_node();
+  if (node == nullptr) return;
   if (play.outage) {
     ++coverage().outages;
-    world_.store().out = true;
-    run_until([&] { return node->gone(); }, Duration(rng_.below(240'000'000'000)));
-    world_.store().out = false;
+    stage_.store().out = true;
+    stage_.run_until([&] { return node->gone(); }, Duration(rng_.below(240'000'000'000)));
+    stage_.store().out = false;
   }
-  const bool waits_for_crash = victim_ != nullptr && !victim_->gone();
-  run_until([&] { return node->gone() || node->fenced(); },
-            waits_for_crash ? play.serve * 4 : play.serve);
-  if (node->gone() || !node->serving()) return;
+  stage_.run_until([&] { return node->gone() || node->fenced(); },
+                   stage_.doomed() ? play.serve * 4 : play.serve);
+  if (node->serving()) end(*node, play.ending);
+}
 
-  switch (play.ending) {
+void Director::end(Node& node, Ending ending) {
+  switch (ending) {
     case Ending::crash_step:
     case Ending::crash_effect: return;
     case Ending::close:
     case Ending::close_abruptly: {
-      node->begin_close(play.ending == Ending::close_abruptly);
-      const bool ended =
-          run_until([&] { return node->gone() || node->state() == Node::State::closed; }, kHangMax);
-      if (!ended && !node->fenced()) world_.fail("a close does not end although the store is there");
-      clean_ = node->state() == Node::State::closed && node->history().closed_well;
+      node.begin_close(ending == Ending::close_abruptly);
+      const auto closed = [&] { return node.gone() || node.state() == Node::State::closed; };
+      if (!stage_.run_until(closed, kHangMax) && !node.fenced()) {
+        world_.fail("a close does not end although the store is there");
+      }
+      clean_ = node.state() == Node::State::closed && node.history().closed_well;
       return;
     }
     case Ending::freeze:
     case Ending::partition: {
-      if (play.ending == Ending::freeze) {
-        node->process().frozen = true;
+      if (ending == Ending::freeze) {
+        node.process().frozen = true;
       } else {
-        world_.store().partitioned.push_back(&node->process());
+        stage_.store().partitioned.push_back(&node.process());
       }
       const Instant resume = world_.now() + Duration(rng_.below(3'000'000'000));
-      zombies_.push_back({node, resume, resume + Duration(rng_.below(20'000'000'000))});
+      zombies_.push_back({&node, resume, resume + Duration(rng_.below(20'000'000'000))});
       return;
     }
+  }
+}
+
+// Whoever is no zombie dies now, if it still lives.
+void Director::bury_all() {
+  stage_.spare();
+  for (std::size_t i = stage_.nodes().size(); i-- > 0;) {
+    Node& node = *stage_.nodes()[i];
+    if (is_zombie(node)) continue;
+    stage_.site().dead_pids.insert(node.process().id());
+    stage_.bury(node);
   }
 }
 
@@ -291,28 +207,19 @@ void Director::run() {
   ++coverage().worlds;
   draw_weather();
   options_ = draw_options();
-  create_database();
+  sweeps_permille_ = rng_.pick<u32>({3, 3, 3, 40});
+  stage_.create_database();
   const Instant begin = world_.now();
-  world_.store().weather = weather_;
-  for (lives_ = rng_.between(6, 30); lives_ != 0; --lives_) {
+  stage_.store().weather = weather_;
+  for (u64 lives = rng_.between(6, 30); lives != 0; --lives) {
     if (rng_.chance(6)) options_ = draw_options();
     live(draw_play());
-    // What is no zombie is gone now.
-    victim_ = nullptr;
-    for (std::size_t i = nodes_.size(); i-- > 0;) {
-      Node& node = *nodes_[i];
-      const bool zombie = std::ranges::any_of(
-          zombies_, [&](const Zombie& z) { return z.node == &node; });
-      if (zombie && !node.gone()) continue;
-      if (!node.gone() && node.state() != Node::State::closed) clean_ = false;
-      site_->dead_pids.insert(node.process().id());
-      bury(node);
-    }
+    bury_all();
   }
   finish();
   coverage().virtual_seconds += static_cast<u64>(
       std::chrono::duration_cast<std::chrono::seconds>(world_.now() - begin).count());
-  const StoreTally& tally = world_.store().tally();
+  const StoreTally& tally = stage_.store().tally();
   coverage().requests += tally.requests;
   coverage().flips_met += tally.flips;
   coverage().faults += tally.lost_replies + tally.late_effects + tally.delivered_twice +
@@ -321,25 +228,74 @@ void Director::run() {
 
 // Good weather: everything must be there, close cleanly, and be there again.
 void Director::finish() {
-  world_.store().weather = {.latency = 1ms};
-  world_.store().partitioned.clear();
-  for (const auto& node : nodes_) node->process().frozen = false;
-  options_.owner_is_gone = {};
+  stage_.store().weather = {.latency = 1ms};
+  Model truth;
   for (u32 round = 0; round < 2; ++round) {
-    Node& node = launch(round == 0, ++host_);
+    Node::Options options;
+    options.host = ++host_;
+    options.takeover = round == 0;
+    options.database = options_;
+    options.verify_all = true;
+    Node& node = stage_.launch(std::move(options));
     const auto opened = [&] { return node.state() != Node::State::opening; };
-    if (!run_until(opened, kOpeningMax) || !node.serving()) {
+    if (!stage_.run_until(opened, kOpeningMax) || !node.serving()) {
       world_.fail("the database does not open in good weather");
     }
-    while (nodes_.size() > 1) bury(*nodes_.front());
-    run_until([] { return false; }, 300ms);
+    zombies_.clear();
+    while (stage_.nodes().size() > 1) stage_.bury(*stage_.nodes().front());
+    stage_.store().partitioned.clear();
+    stage_.run_until([] { return false; }, 300ms);
     node.begin_close(false);
     const auto closed = [&] { return node.state() == Node::State::closed; };
-    if (!run_until(closed, kHangMax)) world_.fail("the database does not close in good weather");
+    if (!stage_.run_until(closed, kHangMax)) {
+      world_.fail("the database does not close in good weather");
+    }
     if (!node.history().closed_well) world_.fail("a close in good weather failed");
-    bury(node);
+    truth = node.live();
+    stage_.bury(node);
   }
-  oracle_->audit();
+  stage_.oracle().audit();
+  if (rng_.chance(4)) damage(truth);
+}
+
+// P4: the store changes objects. What is read must be right, or an error.
+void Director::damage(const Model& truth) {
+  const auto untouched = stage_.store().objects();
+  for (u32 i = 0; i < 3; ++i) {
+    ++coverage().damages;
+    damage_one();
+    Node::Options options;
+    options.host = ++host_;
+    options.database = options_;
+    options.verify_all = true;
+    options.damaged = &truth;
+    Node& node = stage_.launch(std::move(options));
+    const auto opened = [&] { return node.state() != Node::State::opening; };
+    if (!stage_.run_until(opened, kOpeningMax)) world_.fail("a damaged database hangs");
+    stage_.bury(node);
+    stage_.store().objects_for_damage() = untouched;
+  }
+}
+
+void Director::damage_one() {
+  auto& objects = stage_.store().objects_for_damage();
+  const auto some = [&] {
+    return std::next(objects.begin(), static_cast<i64>(rng_.below(objects.size())));
+  };
+  const auto victim = some();
+  Buffer body = Buffer::copy_of(*victim->second);
+  switch (rng_.below(4)) {
+    case 0: body.resize(rng_.below(body.size())); break;
+    case 1: body = Buffer::copy_of(*some()->second); break;
+    default: {
+      // Mostly near the end, where footers, indexes and trailers lie.
+      const u64 span = rng_.chance(2) ? std::min<u64>(body.size(), 300) : body.size();
+      const u64 bit = (body.size() - span) * 8 + rng_.below(span * 8);
+      body.data()[bit / 8] ^= static_cast<std::byte>(1 << bit % 8);
+    }
+  }
+  if (world_.tracing()) world_.trace("damaged: " + victim->first);
+  victim->second = std::make_shared<const Buffer>(std::move(body));
 }
 
 }  // namespace zerofs::sim

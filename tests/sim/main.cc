@@ -1,6 +1,7 @@
 // sim: runs seeds of the simulated world, each in one exact way.
 #include <fmt/format.h>
 #include <spdlog/spdlog.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -10,6 +11,7 @@
 
 #include "engine/base/mutant.h"
 #include "tests/sim/director.h"
+#include "tests/sim/enumerate.h"
 #include "tests/sim/report.h"
 
 namespace zerofs::sim {
@@ -20,6 +22,8 @@ struct Options {
   u64 last = 0;  // inclusive; 0: until the time is over
   double minutes = 0;
   bool trace = false;
+  bool replay = true;
+  std::string what;
 };
 
 void run_seed(u64 seed, bool tracing) {
@@ -72,44 +76,71 @@ Ended in_child(Work work) {
   return {well, report().hash};
 }
 
+// Processor time of the children that have ended.
+double cpu_seconds() {
+  rusage usage{};
+  getrusage(RUSAGE_CHILDREN, &usage);
+  const auto seconds = [](timeval time) {
+    return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_usec) * 1e-6;
+  };
+  return seconds(usage.ru_utime) + seconds(usage.ru_stime);
+}
+
 void print_coverage(double seconds) {
   const Coverage& c = report().coverage;
   fmt::print(
-      "{} worlds, {} lives, {} crashes ({} while opening), {:.0f} crashes a second\n"
+      "{} worlds, {} lives, {} crashes ({} while opening), {:.0f} crashes a second of one core\n"
       "  {} takeovers, {} zombies resumed, {} races, {} clean closes, {} outages\n"
-      "  {} operations, {} flushes, {} transactions, {} cold reads, {} large-erase storms\n"
+      "  {} operations, {} flushes, {} transactions, {} cold reads, {} large-erase storms, {} sweeps\n"
       "  {} log objects replayed, {} operations lost, {} ambiguous pages, {} pages verified\n"
       "  {} tables written, {} at most at once; {} store requests, {} faults, {} flips, "
-      "{} virtual hours\n",
+      "{} virtual hours, {} damaged objects\n",
       c.worlds, c.lives, c.crashes, c.crashes_opening, static_cast<double>(c.crashes) / seconds,
       c.takeovers, c.zombies_resumed, c.races, c.clean_closes, c.outages, c.operations, c.flushes,
-      c.transactions, c.cold_reads, c.erases_over_64, c.replayed_objects, c.lost_operations,
+      c.transactions, c.cold_reads, c.erases_over_64, c.sweeps, c.replayed_objects, c.lost_operations,
       c.ambiguous_pages, c.pages_verified, c.memtable_flushes, c.tables_max, c.requests, c.faults,
-      c.flips_met, c.virtual_seconds / 3600);
+      c.flips_met, c.virtual_seconds / 3600, c.damages);
 }
 
-int run(const Options& options) {
+// Runs `all` in a child; when it fails, `once` in another with a memory of what happened, which must
+// go the same way.
+template <class All, class Once>
+int run(const Options& options, All all, Once once) {
   report().print_all = options.trace ? 1 : 0;
   const auto begin = Time::now();
-  const Ended first = in_child([&] { run_seeds(options); });
+  const Ended first = in_child(all);
   const double seconds = std::chrono::duration<double>(Time::now() - begin).count();
-  print_coverage(seconds);
+  print_coverage(cpu_seconds());
   if (first.well) {
-    fmt::print("seeds {}..{}: good ({:.1f} s)\n", options.first, report().seed, seconds);
+    fmt::print("{}: good ({:.1f} s)\n", options.what, seconds);
     return 0;
   }
-  const u64 seed = report().seed;
-  fmt::print("seed {} FAILED after {:.1f} s: {}\nthe last operations:\n", seed, seconds,
-             static_cast<const char*>(report().why));
-  // The same again, with a memory of what happened; it must go the same way.
+  const bool enumerating = report().point[0] != '\0';
+  const std::string name = enumerating ? fmt::format("case {}", report().point)
+                                       : fmt::format("seed {}", report().seed);
+  fmt::print("{} FAILED after {:.1f} s: {}\n", name, seconds, report().why);
+  if (!options.replay) return 1;
+  fmt::print("the last operations:\n");
   report().failed = 0;
-  const Ended again = in_child([&] { run_seed(seed, true); });
+  const Ended again = in_child(once);
   const bool same = !again.well && again.hash == first.hash;
-  fmt::print("seed {} FAILED: {}\nreplayed {} (trace hash {:016x})\n", seed,
-             static_cast<const char*>(report().why),
+  fmt::print("{} FAILED: {}\nreplayed {} (trace hash {:016x})\n", name, report().why,
              same ? "to the identical trace" : "to ANOTHER trace, which is a bug of the simulation",
              first.hash);
   return 1;
+}
+
+int run_seeds_of(const Options& options) {
+  return run(options, [&] { run_seeds(options); }, [] { run_seed(report().seed, true); });
+}
+
+int run_points(const Options& options, u64 seeds) {
+  return run(options, [&] { perform_all(seeds); },
+             [] { perform(*CrashPoint::parse(report().point), true); });
+}
+
+int run_point(const Options& options, const CrashPoint& point) {
+  return run(options, [&] { perform(point, options.trace); }, [&] { perform(point, true); });
 }
 
 }  // namespace
@@ -121,13 +152,21 @@ int main(int argc, char** argv) {
   Options options;
   zerofs::u64 seed = 0;
   std::string seeds;
+  std::string crash_point;
+  bool enumerate = false;
+  zerofs::u64 schedules = 3;
   bool engine_log = false;
+  bool no_replay = false;
   std::string mutant;
   bool list_mutants = false;
-  app.add_option("--seed", seed, "run this seed");
+  app.add_option("--seed", seed, "run this seed; with --minutes, begin with it");
   app.add_option("--seeds", seeds, "run seeds A..B");
   app.add_option("--minutes", options.minutes, "run fresh seeds for so long");
+  app.add_flag("--enumerate", enumerate, "crash a script after each of its store effects");
+  app.add_option("--schedules", schedules, "of each crash point")->capture_default_str();
+  app.add_option("--case", crash_point, "perform one crash point, as --enumerate names it");
   app.add_flag("--trace", options.trace, "print what happens");
+  app.add_flag("--no-replay", no_replay, "do not repeat what fails");
   app.add_flag("--engine-log", engine_log, "print what the engine logs");
   app.add_option("--mutant", mutant, "activate a planted bug (builds with -Dmutants=true)");
   app.add_flag("--list-mutants", list_mutants, "name the planted bugs");
@@ -145,17 +184,33 @@ int main(int argc, char** argv) {
 #endif
     setenv("ZEROFS_MUTANT", mutant.c_str(), 1);
   }
+  options.replay = !no_replay;
   if (!engine_log) spdlog::set_level(spdlog::level::off);
+  if (enumerate) {
+    options.what = "every crash point";
+    return run_points(options, schedules);
+  }
+  if (!crash_point.empty()) {
+    const auto point = CrashPoint::parse(crash_point);
+    if (!point) {
+      fmt::print(stderr, "--case is SEED:EFFECTS:here|elsewhere:EFFECTS\n");
+      return 2;
+    }
+    options.what = "crash point " + crash_point;
+    return run_point(options, *point);
+  }
   if (!seeds.empty()) {
     const auto dots = seeds.find("..");
     options.first = std::stoull(seeds);
     options.last = dots == std::string::npos ? options.first : std::stoull(seeds.substr(dots + 2));
+    options.what = "seeds " + seeds;
   } else if (options.minutes != 0) {
-    options.first = seed != 0 ? seed
-                              : static_cast<zerofs::u64>(
-                                    std::chrono::system_clock::now().time_since_epoch().count());
+    const auto now = std::chrono::system_clock::now().time_since_epoch().count();
+    options.first = seed != 0 ? seed : static_cast<zerofs::u64>(now);
+    options.what = fmt::format("seeds from {}", options.first);
   } else {
     options.first = options.last = seed != 0 ? seed : 1;
+    options.what = fmt::format("seed {}", options.first);
   }
-  return run(options);
+  return run_seeds_of(options);
 }

@@ -31,6 +31,11 @@ class Node {
     bool meta_client = true;
     bool verify_all = false;
     Duration think = 20ms;
+    u32 sweeps_permille = 0;  // of the block clients' operations
+    // An object of the store was damaged: opening and reading may fail, but whatever is read must
+    // be what this model says. No clients.
+    const Model* damaged = nullptr;
+    bool script = false;  // one client with Client::run_script, instead
   };
 
   Node(Site& site, u32 id, Options options);
@@ -58,6 +63,7 @@ class Node {
   Model& live() { return live_; }
   TermHistory& history() { return *history_; }
   Object* handle(ObjectId id);
+  const Model& live() const { return live_; }
   bool stopping() const { return state_ != State::serving || process_.cut; }
   // An operation failed: only for a reason.
   void failed(const char* what, const Error& error);
@@ -81,6 +87,7 @@ class Node {
   bool busy_with_nothing() const;
   std::vector<const Busy*> busy;
   u64 changes = 0;  // of anything, so far
+  bool script_ended = false;
 
   Gate& gate() { return gate_; }
   bool clients_idle() const { return gate_.count() == 0; }
@@ -91,6 +98,7 @@ class Node {
   void trace(const Operation& operation, const char* what);
   Task<> boot();
   Task<bool> open();
+  bool is_damage(const Error& error) const;
   Task<> verify();
   Task<> verify_range(u64 object, u64 first, u64 count);
   Task<> close_gently();

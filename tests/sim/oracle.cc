@@ -8,7 +8,7 @@
 namespace zerofs::sim {
 
 namespace {
-constexpr std::size_t kStatesKept = 8;
+constexpr std::size_t kStatesKept = 16;
 }
 
 format::Manifest Oracle::newest_manifest() const {

@@ -27,7 +27,9 @@ struct TermHistory {
 
 class Oracle {
  public:
-  Oracle(World& world, const format::DatabaseKeys& keys) : world_(world), keys_(keys) {}
+  Oracle(World& world, const format::DatabaseKeys& keys) : world_(world), keys_(keys) {
+    after_[0] = committed_;
+  }
 
   // The process has taken `term` and is about to serve. Resolves all older terms; the state that
   // it starts from goes to `state`.

@@ -81,7 +81,7 @@ void SimStore::decide(const std::shared_ptr<Request>& request) {
     r.answer = Error(Code::retry, text);
   };
 
-  r.flips = weather.flip_bit != 0 && rng_.permille(weather.flip_bit);
+  r.flips = weather.flip_bit != 0 && rng_.permille(weather.flip_bit * (r.kind == Kind::read_suffix ? 8 : 1));
   r.says_409 = weather.conflict_409 != 0 && rng_.chance(4);
   if (falls_on(weather.fail_before)) {
     r.applies = false;
