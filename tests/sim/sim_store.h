@@ -102,7 +102,11 @@ class SimStore {
   bool out = false;                             // a whole-store outage
   std::vector<const Process*> partitioned;      // these alone cannot reach it
   const std::map<std::string, Body>& objects() const { return objects_; }
-  std::map<std::string, Body>& objects_for_damage() { return objects_; }
+  // Names may then be sealed again: the world goes back to before they were.
+  std::map<std::string, Body>& objects_for_damage() {
+    offered_.clear();
+    return objects_;
+  }
   bool contains(const std::string& name) const { return objects_.contains(name); }
   const StoreTally& tally() const { return tally_; }
   u64 creates_applied() const { return creates_applied_; }
