@@ -15,10 +15,10 @@ Task<> Db::create(Runtime runtime, store::ObjectStore& store, const format::Data
 
 Task<std::unique_ptr<Db>> Db::open(Runtime runtime, store::ObjectStore& store,
                                    const format::DatabaseKeys& keys, DbOptions options) {
-  const u64 pages = options.memory_bytes / 10 * 7 / kPageBytes;
-  if (pages < 1024 || pages >= UINT32_MAX / 4) {
-    co_return invalid("--memory must be between 64MiB and 4TiB");
+  if (options.memory_bytes < kMemoryBytesMin || options.memory_bytes > kMemoryBytesMax) {
+    co_return invalid("impossible memory size", options.memory_bytes);
   }
+  const u64 pages = options.memory_bytes / 10 * 7 / kPageBytes;
   std::unique_ptr<cache::PageSlab> slab =
       co_await cache::PageSlab::create(static_cast<u32>(pages));
   auto impl = std::make_unique<Impl>(runtime, store, keys, std::move(options), std::move(slab));
@@ -106,6 +106,8 @@ DbStatus Db::Impl::status() const {
   status.layer_bytes = memtable_.memory_bytes();
   status.layers = memtable_.layers().size();
   status.tables = tables_->size();
+  status.tables_level0 = tables_->level0_size();
+  status.compactions = compactions_;
   status.index_bytes = blocks_.bytes();
   status.manifest_version = versions_.current().version;
   status.flush_tokens = flush_tokens_.level();

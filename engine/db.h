@@ -20,9 +20,16 @@
 #include "engine/cache/page_slab.h"
 #include "engine/format/key_slot.h"
 #include "engine/format/manifest.h"
+#include "engine/lsm/compaction.h"
 #include "engine/store/object_store.h"
 
 namespace zerofs {
+
+// What a database needs to work at all; calls must then be small, at most a hundredth of it. For
+// simulations: users get at least kMemoryBytesUsersMin.
+constexpr u64 kMemoryBytesMin = 2 * kMiB;
+constexpr u64 kMemoryBytesUsersMin = 64 * kMiB;
+constexpr u64 kMemoryBytesMax = 4 * kTiB;
 
 struct DbOptions {
   // All memory of the database (DESIGN section 9): dirty pages 40 %, page cache 30 %, index 15 %,
@@ -42,6 +49,7 @@ struct DbOptions {
   double flush_puts_burst = 1'728'000;        // …and its capacity (one day)
   u64 memtable_objects_max = 4096;            // log objects until the memtable is flushed
   u64 table_bytes_max = 64 * kMiB;
+  u64 level_bytes_base = lsm::kLevelBytesBase;
 };
 
 // A handle on an object's pages: what the page cache knows of it. Owned by the Db.
@@ -95,6 +103,8 @@ struct DbStatus {
   u64 layer_bytes = 0;
   u64 layers = 0;
   u64 tables = 0;
+  u64 tables_level0 = 0;
+  u64 compactions = 0;  // since the opening
   u64 index_bytes = 0;
   u64 manifest_version = 0;
   double flush_tokens = 0;

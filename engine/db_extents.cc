@@ -66,7 +66,7 @@ Task<std::vector<Extent>> Db::Impl::extents(Object& object, u64 offset, u64 byte
   const auto inside = [&](u64 chunk) {
     return chunk >= candidates.first && chunk <= candidates.last;
   };
-  const std::shared_ptr<const Tables> tables = tables_;
+  const std::shared_ptr<const lsm::TableSet> tables = tables_;
   {
     std::vector<u64> dirty;
     for (const auto index : open_.nodes) {
@@ -84,10 +84,11 @@ Task<std::vector<Extent>> Db::Impl::extents(Object& object, u64 offset, u64 byte
     candidates.add(lsm::chunks_in_layer(*layer, object.id(), candidates.first, candidates.last,
                                         kCandidatesMax));
   }
-  for (const auto& table : *tables) {
-    std::vector<u64> chunks = co_await table->chunks_between(object.id(), candidates.first,
-                                                             candidates.last, kCandidatesMax);
-    candidates.add(std::move(chunks));
+  for (const lsm::TableRef& table : tables->newest_first()) {
+    Result<std::vector<u64>> chunks = co_await as_result(table->chunks_between(
+        object.id(), candidates.first, candidates.last, kCandidatesMax));
+    if (!chunks) co_return std::unexpected(co_await judge_lookup(chunks.error()));
+    candidates.add(std::move(*chunks));
   }
   std::ranges::sort(candidates.chunks);
   const auto repeated = std::ranges::unique(candidates.chunks);

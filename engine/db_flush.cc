@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "engine/base/mutant.h"
 #include "engine/db_impl.h"
 #include "engine/lsm/table_writer.h"
 #include "engine/store/backoff.h"
@@ -13,6 +14,11 @@ namespace zerofs {
 
 Task<> Db::Impl::wait_durable(Position position) {
   if (log_.durable_end() >= position.seq_end) co_return {};
+  if (MUTANT(ack_before_durable) && log_.sealed_end() >= position.seq_end) co_return {};
+  if (MUTANT(ack_out_of_prefix) && log_.sealed_end() >= position.seq_end &&
+      log_.batches()[position.seq_end - 1 - log_.durable_end()]->uploaded) {
+    co_return {};
+  }
   last_flush_wait_ = runtime_.clock.now();
   waited_before_ = true;
   flush_wanted_ = std::max(flush_wanted_, position.seq_end);
@@ -62,7 +68,8 @@ bool Db::Impl::memtable_due() const {
 Task<> Db::Impl::flush_memtables() {
   store::Backoff backoff(1s, 30s, runtime_.random);
   while (!stop_background_) {
-    if (!memtable_due()) {
+    // Level 0 is full: writers come to a stop at the limit of the layers until compaction is ahead.
+    if (!memtable_due() || tables_->level0_size() >= lsm::kLevel0Stop) {
       co_await memtable_wake_.wait();
       continue;
     }
@@ -79,23 +86,32 @@ Task<> Db::Impl::flush_memtables() {
 // obsolete enter the manifest in one commit; until then the layers stay visible and a crash
 // replays them from the log.
 Task<> Db::Impl::flush_memtable() {
-  const std::vector<lsm::LayerRef> frozen = memtable_.freeze();
+  std::vector<lsm::LayerRef> frozen = memtable_.freeze();
   if (frozen.empty()) co_return {};
   // One step with freeze(): the memtable ends exactly at the durable end. What the manifest is told
   // counts as done only once it is committed: a flush that fails starts again from the same points.
   lsm::FlushMemtable edit;
   edit.moves = replayed_;
-  const u64 own_end = log_.durable_end();
+  u64 own_end = log_.durable_end();
+  if (MUTANT(replay_point_too_far)) own_end = log_.sealed_end();
+  if (MUTANT(flush_ahead_of_prefix)) {
+    for (const auto& batch : log_.batches()) {
+      if (batch->layer != nullptr) frozen.insert(frozen.begin(), batch->layer);
+    }
+  }
   if (own_end != own_replay_from_) edit.moves.push_back({term_, own_replay_from_, own_end});
   const u64 objects = memtable_objects_;
   const u64 data_bytes = memtable_data_bytes_;
 
   // A number is sealed once, so a flush that starts again takes new ones.
-  const u64 first_number = next_table_;
+  const u64 first_number = take_table_numbers();
   auto build = [&frozen, keys = &keys_, salt = salts_.at(term_.value), term = term_, first_number,
                 table_bytes = options_.table_bytes_max, seed = runtime_.random.next()] {
     lsm::Layer merged = *frozen.front();
-    for (std::size_t i = 1; i < frozen.size(); ++i) merged = lsm::fold(merged, *frozen[i]);
+    for (std::size_t i = 1; i < frozen.size(); ++i) {
+      merged = MUTANT(fold_in_wrong_order) ? lsm::fold(*frozen[i], merged)
+                                           : lsm::fold(merged, *frozen[i]);
+    }
     return lsm::build_tables(merged, {.keys = *keys,
                                       .salt = salt,
                                       .term = term,
@@ -105,25 +121,23 @@ Task<> Db::Impl::flush_memtable() {
   };
   std::vector<lsm::BuiltTable> built =
       co_await offload(runtime_.executor, Priority::bulk, std::move(build));
-  next_table_ += built.size();
-  Tables added;
+  INVARIANT(built.size() <= kTablesPerJobMax);
   for (lsm::BuiltTable& table : built) {
     co_await upload_table(format::table_name(table.record.id), table.object);
     table_bytes_written_ += table.object.size();
     edit.tables.push_back(table.record);
-    added.push_back(std::make_shared<lsm::TableReader>(runtime_, store_, keys_,
-                                                       salts_.at(term_.value), table.record,
-                                                       blocks_));
     table.object = Buffer();
   }
+  if (MUTANT(drop_frozen_before_commit)) memtable_.drop_frozen();
   const lsm::Edit edits = {std::move(edit)};
   const Result<> committed = co_await as_result(versions_.commit(edits));
   if (!committed) {
     if (committed.error().code() == Code::fenced) log_fenced();
     co_return committed;
   }
-  added.insert(added.end(), tables_->begin(), tables_->end());
-  tables_ = std::make_shared<const Tables>(std::move(added));
+  const Result<> adopted = adopt_tables();
+  INVARIANT(adopted);  // every term of its own tables is known
+  compaction_wake_.wake_all();
   memtable_.drop_frozen();
   replayed_.clear();
   own_replay_from_ = own_end;

@@ -5,12 +5,13 @@
 
 #include <map>
 
+#include "engine/base/mutant.h"
 #include "engine/db.h"
 #include "engine/log/log_writer.h"
 #include "engine/log/token_bucket.h"
 #include "engine/lsm/block_cache.h"
 #include "engine/lsm/memtable.h"
-#include "engine/lsm/table_reader.h"
+#include "engine/lsm/table_set.h"
 #include "engine/lsm/version_set.h"
 
 namespace zerofs {
@@ -48,7 +49,7 @@ class Db::Impl final : public cache::StaleJudge, public log::LogWriter::Listener
   Task<> set_empty(Object& object, u64 offset, u64 bytes, lsm::RunKind kind, bool zero_partial);
   Task<> commit(Transaction transaction);
   Position position() const {
-    return {open_.empty() ? open_.seq : open_.seq + 1};
+    return {open_.empty() || MUTANT(flush_misses_open_batch) ? open_.seq : open_.seq + 1};
   }
 
   // ---- db_flush.cc
@@ -78,6 +79,7 @@ class Db::Impl final : public cache::StaleJudge, public log::LogWriter::Listener
   cache::PageSlab& slab() { return *slab_; }
   cache::PageCache& cache() { return cache_; }
   ObjectId new_object_id() {
+    if (MUTANT(object_ids_without_term)) return {u64{1} << 40 | next_object_++};
     return {term_.value << 40 | next_object_++};
   }
 
@@ -131,8 +133,19 @@ class Db::Impl final : public cache::StaleJudge, public log::LogWriter::Listener
   Task<> flush_memtable();
   Task<> upload_table(std::string name, Bytes body);
 
+  // ---- db_compact.cc
+  static constexpr u64 kTablesPerJobMax = 1 << 16;
+  u64 take_table_numbers();
+  Result<> adopt_tables();
+  Task<> compact_tables();
+  Task<> compact(lsm::Compaction job);
+  Task<> merge_tables(const lsm::Compaction& job, const std::vector<lsm::TableRef>& inputs,
+                      std::vector<format::TableRecord>& outputs);
+  Task<Error> judge_lookup(Error error);
+  Task<> remove_retired();
+  Task<> remove_orphans();
+
   // ---- db_read.cc
-  using Tables = std::vector<std::shared_ptr<lsm::TableReader>>;
   struct FrameFlight;
   struct ChunkFill;
   bool erased_in_batches(ObjectId object, u64 chunk) const;
@@ -162,7 +175,9 @@ class Db::Impl final : public cache::StaleJudge, public log::LogWriter::Listener
   Term term_;
   u64 next_object_ = 1;
   std::map<u64, format::Salt> salts_;  // by term
-  std::shared_ptr<const Tables> tables_ = std::make_shared<const Tables>();  // newest first
+  // What the manifest names, and readers of what it named before and somebody may still use.
+  std::shared_ptr<const lsm::TableSet> tables_ = std::make_shared<const lsm::TableSet>();
+  std::vector<lsm::TableRef> retired_;
 
   // Open and sealed batches (db_write.cc).
   log::OpenBatch open_;
@@ -185,6 +200,7 @@ class Db::Impl final : public cache::StaleJudge, public log::LogWriter::Listener
   Event durable_;  // the durable end moved, or we are stopping
   Event seal_wake_;
   Event memtable_wake_;
+  Event compaction_wake_;
   std::vector<lsm::FlushMemtable::Move> replayed_;  // terms whose replay is in the memtable
   u64 own_replay_from_ = 0;
   u64 memtable_objects_ = 0;
@@ -199,6 +215,7 @@ class Db::Impl final : public cache::StaleJudge, public log::LogWriter::Listener
 
   u64 user_bytes_written_ = 0;
   u64 table_bytes_written_ = 0;
+  u64 compactions_ = 0;
   u64 reads_from_store_ = 0;
 
   bool fenced_ = false;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "engine/base/mutant.h"
 #include "engine/db_impl.h"
 #include "engine/log/recovery.h"
 
@@ -19,7 +20,6 @@ struct Shares {
   u32 batch_pages;
 };
 
-constexpr u64 kMemoryBytesMin = 64 * kMiB;
 // A layer numbers its objects with 24 bits; below this size it cannot hold more.
 constexpr u64 kLayerBytesMax = 256 * kMiB;
 
@@ -58,6 +58,7 @@ Db::Impl::Impl(Runtime runtime, store::ObjectStore& store, const format::Databas
       durable_(runtime.executor),
       seal_wake_(runtime.executor),
       memtable_wake_(runtime.executor),
+      compaction_wake_(runtime.executor),
       idle_(runtime.executor),
       fence_event_(runtime.executor),
       gate_(runtime.executor) {
@@ -77,7 +78,7 @@ Db::Impl::~Impl() { runtime_.executor.disarm(age_timer_); }
 // Whoever left a term unsealed may be alive. If it is surely gone, or the user says so, we go on.
 Result<> Db::Impl::check_owners(const format::Manifest& manifest) {
   for (const format::TermRecord& record : manifest.terms) {
-    if (record.end) continue;
+    if (record.end || MUTANT(owner_unchecked)) continue;
     const format::Owner& owner = record.owner;
     if (options_.takeover || (options_.owner_is_gone && options_.owner_is_gone(owner))) {
       spdlog::info("taking over from the {} that did not close the database: host {}, pid {}",
@@ -134,10 +135,17 @@ Task<> Db::Impl::recover() {
     }
   }
   // The second look at the manifest after fencing: with a newer writer there, this fails.
-  if (!seals.empty()) co_await versions_.commit(seals);
+  if (!seals.empty() && !MUTANT(skip_second_manifest_check)) co_await versions_.commit(seals);
+  if (MUTANT(delete_the_fence)) {
+    for (const log::RecoveredLog& log : logs) {
+      co_await store_.remove(format::log_name(log.term, Seq{log.end}));
+    }
+  }
+  if (MUTANT(replay_terms_backwards)) std::ranges::reverse(logs);
 
   u64 objects = 0;
   for (log::RecoveredLog& log : logs) {
+    if (MUTANT(replay_one_too_few) && !log.layers.empty()) log.layers.pop_back();
     for (const lsm::LayerRef& layer : log.layers) memtable_.push(layer);
     objects += log.layers.size();
     memtable_data_bytes_ += log.data_bytes;
@@ -146,26 +154,10 @@ Task<> Db::Impl::recover() {
   memtable_objects_ = objects;
   if (objects != 0) spdlog::info("replayed {} log objects", objects);
 
-  Tables tables;
-  for (const auto& level : versions_.current().levels) {
-    for (const format::TableRecord& record : level) {
-      const Result<format::Salt> salt = salt_of(record.id.term);
-      if (!salt) {
-        spdlog::error("manifest: table {} is of an unknown term", format::table_name(record.id));
-        co_return std::unexpected(salt.error());
-      }
-      tables.push_back(std::make_shared<lsm::TableReader>(runtime_, store_, keys_, *salt, record,
-                                                          blocks_));
-    }
-  }
-  tables_ = std::make_shared<const Tables>(std::move(tables));
-  co_return {};
+  co_return adopt_tables();
 }
 
 Task<> Db::Impl::open() {
-  if (options_.memory_bytes < kMemoryBytesMin) {
-    co_return invalid("--memory is too small; give at least 64MiB");
-  }
   if (options_.uploads_max == 0 || options_.uploads_max > log::kUploadsMax) {
     co_return invalid("uploads_max must be 1 to 8");
   }
@@ -179,6 +171,7 @@ Task<> Db::Impl::open() {
   log_.start(term_, salts_.at(term_.value));
   gate_.spawn(seal_for_flushes());
   gate_.spawn(flush_memtables());
+  gate_.spawn(compact_tables());
   spdlog::info("database open: term {}, manifest {}, {} tables", term_.value,
                versions_.current().version, tables_->size());
   co_return {};
@@ -194,6 +187,7 @@ void Db::Impl::log_fenced() {
   fence_event_.wake_all();
   seal_wake_.wake_all();
   memtable_wake_.wake_all();
+  compaction_wake_.wake_all();
 }
 
 Task<bool> Db::Impl::wait_fenced() {
@@ -209,6 +203,7 @@ void Db::Impl::abandon() {
   room_.wake_all();
   seal_wake_.wake_all();
   memtable_wake_.wake_all();
+  compaction_wake_.wake_all();
 }
 
 Task<> Db::Impl::close() {
@@ -224,6 +219,7 @@ Task<> Db::Impl::close() {
   stop_background_ = true;
   seal_wake_.wake_all();
   memtable_wake_.wake_all();
+  compaction_wake_.wake_all();
   co_await gate_.close();
 
   // A flush that was under way has ended with the gate; what it could not commit is still frozen
@@ -236,6 +232,7 @@ Task<> Db::Impl::close() {
       result = co_await as_result(versions_.commit(seal));
     }
     if (!result && result.error().code() == Code::fenced) log_fenced();
+    if (result) co_await remove_retired();
   }
   log_.abandon();
   co_await log_.close();

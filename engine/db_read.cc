@@ -11,8 +11,10 @@
 
 #include <algorithm>
 #include <bit>
+#include <deque>
 #include <ranges>
 
+#include "engine/base/mutant.h"
 #include "engine/db_impl.h"
 #include "engine/store/backoff.h"
 
@@ -57,24 +59,17 @@ struct Db::Impl::FrameFlight {
   std::vector<PageIndex> pages;  // one reference each, once done without error
 };
 
-// One chunk being filled: holds a flight on its node.
+// One chunk being filled.
 struct Db::Impl::ChunkFill {
   ChunkFill(cache::PageCache& cache, Node& node, u32 asked)
-      : cache(&cache), node(&node), asked(asked) {
-    cache.begin_flight(node);
+      : cache(cache), node(&node), asked(asked) {
+    cache::PageCache::begin_flight(node, flight);
   }
-  ChunkFill(ChunkFill&& other) noexcept
-      : cache(std::exchange(other.cache, nullptr)),
-        node(other.node),
-        asked(other.asked),
-        found(std::move(other.found)),
-        flights(std::move(other.flights)) {}
-  ~ChunkFill() {
-    if (cache != nullptr) cache->end_flight(*node);
-  }
-  cache::PageCache* cache;
+  ~ChunkFill() { cache.end_flight(flight); }
+  cache::PageCache& cache;
   Node* node;
   u32 asked;
+  cache::Flight flight;
   std::vector<Found> found;
   std::vector<std::shared_ptr<FrameFlight>> flights;  // of found[i]; null unless data
 };
@@ -99,8 +94,7 @@ bool Db::Impl::pin(Object& object, u64 offset, u32 bytes, bool touch, std::vecto
     if (touch) node->touched |= need;
     while (at < chunk_end) {
       const u32 begin_in_page = at % kPageBytes;
-      const u32 count =
-          static_cast<u32>(std::min<u64>(kPageBytes - begin_in_page, chunk_end - at));
+      const u32 count = static_cast<u32>(std::min<u64>(kPageBytes - begin_in_page, chunk_end - at));
       const PageIndex page = node->pages[at / kPageBytes % kPagesPerChunk];
       at += count;
       if (cache::is_memory(page)) {
@@ -183,9 +177,8 @@ Task<> Db::Impl::prefetch(Object& object, u64 offset, u64 bytes) {
 
 bool Db::Impl::erased_in_batches(ObjectId object, u64 chunk) const {
   if (open_.erased.covers(object, chunk)) return true;
-  return std::ranges::any_of(log_.batches(), [&](const auto& batch) {
-    return batch->erased.covers(object, chunk);
-  });
+  return std::ranges::any_of(
+      log_.batches(), [&](const auto& batch) { return batch->erased.covers(object, chunk); });
 }
 
 bool Db::Impl::erased_after(ObjectId object, u64 chunk, u64 sealed_seq) {
@@ -199,20 +192,21 @@ bool Db::Impl::erased_after(ObjectId object, u64 chunk, u64 sealed_seq) {
 Task<> Db::Impl::resolve(ObjectId object, u64 chunk, u32 asked, u32 welcome,
                          std::vector<Found>& out) {
   u32 need = asked | welcome;
-  if (erased_in_batches(object, chunk)) {
+  if (erased_in_batches(object, chunk) && !MUTANT(erases_in_batches_ignored)) {
     out.push_back({.mask = need, .kind = RunKind::hole, .segment = {}, .frame = {}});
     co_return {};
   }
-  const std::shared_ptr<const Tables> tables = tables_;
+  const std::shared_ptr<const lsm::TableSet> tables = tables_;
   need = memtable_.find(object, chunk, need, out);
   if ((need & asked) == 0) co_return {};
-  for (const auto& table : *tables) {
+  for (lsm::TableReader* const table : tables->holding(lsm::DataKey(object, chunk))) {
     const std::optional<u32> at_once = table->try_find(object, chunk, need, out);
     if (at_once) {
       need = *at_once;
     } else {
-      const u32 left = co_await table->find(object, chunk, need, out);
-      need = left;
+      const Result<u32> left = co_await as_result(table->find(object, chunk, need, out));
+      if (!left) co_return std::unexpected(co_await judge_lookup(left.error()));
+      need = *left;
     }
     if ((need & asked) == 0) co_return {};
   }
@@ -223,7 +217,7 @@ Task<> Db::Impl::resolve(ObjectId object, u64 chunk, u32 asked, u32 welcome,
 Task<> Db::Impl::fetch(Object& object, u64 offset, u64 bytes) {
   const u64 first_page = offset / kPageBytes;
   const u64 end_page = (offset + bytes + kPageBytes - 1) / kPageBytes;
-  std::vector<ChunkFill> fills;
+  std::deque<ChunkFill> fills;
   for (u64 chunk = first_page / kPagesPerChunk; chunk * kPagesPerChunk < end_page; ++chunk) {
     const u32 wanted = mask_between(chunk, first_page, end_page);
     Node* node = cache_.find(object, chunk);
@@ -243,11 +237,10 @@ Task<> Db::Impl::fetch(Object& object, u64 offset, u64 bytes) {
     for (std::size_t i = 0; i < fill.found.size(); ++i) {
       const Found& found = fill.found[i];
       if (found.kind != RunKind::data || (found.mask & fill.asked) == 0) continue;
-      std::shared_ptr<FrameFlight>& flight =
-          flights_[{found.segment.value, found.frame.offset}];
+      std::shared_ptr<FrameFlight>& flight = flights_[{found.segment.value, found.frame.offset}];
       if (flight == nullptr) {
-        flight = std::make_shared<FrameFlight>(runtime_.executor, *slab_, found.segment,
-                                               found.frame);
+        flight =
+            std::make_shared<FrameFlight>(runtime_.executor, *slab_, found.segment, found.frame);
         fresh.push_back(flight);
       }
       fill.flights[i] = flight;
@@ -296,7 +289,7 @@ Task<> Db::Impl::fetch(Object& object, u64 offset, u64 bytes) {
       if (found.kind == RunKind::data && flight == nullptr) continue;  // welcome, not fetched
       for (u32 left = found.mask; left != 0; left &= left - 1) {
         const u32 index = static_cast<u32>(std::countr_zero(left));
-        if (!cache::PageCache::may_fill(*fill.node, index)) continue;
+        if (!cache::PageCache::may_fill(fill.flight, index)) continue;
         PageIndex page = found.kind == RunKind::zero ? kZeroPage : kHolePage;
         if (flight != nullptr) {
           page = flight->pages[index - found.frame.first_page];
@@ -322,8 +315,7 @@ Task<> Db::Impl::read_segment(lsm::SegmentId segment, u64 offset, MutableBytes o
   bool warned = false;
   for (;;) {
     ++reads_from_store_;
-    Result<> got =
-        co_await as_result(store_.read(name, offset, out, store::Class::foreground));
+    Result<> got = co_await as_result(store_.read(name, offset, out, store::Class::foreground));
     if (got) co_return {};
     const Error error = got.error();
     if (error.code() == Code::not_found || error.code() == Code::corrupt) {
@@ -371,8 +363,7 @@ Task<> Db::Impl::fetch_group(std::vector<std::shared_ptr<FrameFlight>> group) {
       alignas(64) thread_local std::byte plain[kFrameBytesMax];
       for (const auto& flight : group) {
         const lsm::FramePointer& frame = flight->frame;
-        const Bytes sealed =
-            raw.bytes().subspan(frame.offset - begin, frame.stored_bytes);
+        const Bytes sealed = raw.bytes().subspan(frame.offset - begin, frame.stored_bytes);
         const MutableBytes out(plain, u64{frame.page_count} * kPageBytes);
         TRY_VOID(format::open_frame(cipher, frame, sealed, out));
         for (u32 i = 0; i < frame.page_count; ++i) {
@@ -411,14 +402,16 @@ Task<std::optional<std::string>> Db::Impl::get_meta(std::string key) {
   Operation operation(*this);
   if (const auto open = open_.meta.find(key); open != open_.meta.end()) co_return open->second;
   for (const auto& batch : log_.batches() | std::views::reverse) {
+    if (MUTANT(meta_skips_sealed)) break;
     const auto at = std::ranges::lower_bound(batch->meta, key, {}, &lsm::MetaEntry::key);
     if (at != batch->meta.end() && at->key == key) co_return at->value;
   }
-  const std::shared_ptr<const Tables> tables = tables_;
+  const std::shared_ptr<const lsm::TableSet> tables = tables_;
   if (const lsm::MetaEntry* entry = memtable_.find_meta(key)) co_return entry->value;
-  for (const auto& table : *tables) {
-    const std::optional<lsm::MetaEntry> entry = co_await table->find_meta(key);
-    if (entry) co_return entry->value;
+  for (lsm::TableReader* const table : tables->holding(lsm::meta_table_key(key))) {
+    const Result<std::optional<lsm::MetaEntry>> entry = co_await as_result(table->find_meta(key));
+    if (!entry) co_return std::unexpected(co_await judge_lookup(entry.error()));
+    if (*entry) co_return (*entry)->value;
   }
   co_return std::optional<std::string>();
 }
@@ -431,7 +424,7 @@ Task<std::vector<lsm::MetaEntry>> Db::Impl::scan_meta(std::string prefix) {
   const auto take = [&](const std::string& key, const std::optional<std::string>& value) {
     if (key.starts_with(prefix)) merged.insert({key, value});
   };
-  const std::shared_ptr<const Tables> tables = tables_;
+  const std::shared_ptr<const lsm::TableSet> tables = tables_;
   for (const auto& [key, value] : open_.meta) take(key, value);
   for (const auto& batch : log_.batches() | std::views::reverse) {
     for (const lsm::MetaEntry& entry : batch->meta) take(entry.key, entry.value);
@@ -439,9 +432,10 @@ Task<std::vector<lsm::MetaEntry>> Db::Impl::scan_meta(std::string prefix) {
   for (const lsm::LayerRef& layer : memtable_.layers()) {
     for (const lsm::MetaEntry& entry : layer->meta) take(entry.key, entry.value);
   }
-  for (const auto& table : *tables) {
+  for (const lsm::TableRef& table : tables->newest_first()) {
     std::vector<lsm::MetaEntry> entries;
-    co_await table->scan_meta(prefix, entries);
+    const Result<> scanned = co_await as_result(table->scan_meta(prefix, entries));
+    if (!scanned) co_return std::unexpected(co_await judge_lookup(scanned.error()));
     for (const lsm::MetaEntry& entry : entries) take(entry.key, entry.value);
   }
   std::vector<lsm::MetaEntry> out;

@@ -5,6 +5,7 @@
 // inside it unless the write is larger than a step (kTryWriteBytesMax).
 #include <bit>
 
+#include "engine/base/mutant.h"
 #include "engine/db_impl.h"
 
 namespace zerofs {
@@ -32,12 +33,24 @@ u64 Db::Impl::dirty_pages_max() const {
     const u64 pages = static_cast<u64>(2 * rate) / kPageBytes;
     limit = std::min(limit, std::max<u64>(pages, 2 * batch_pages_max_));
   }
+  // Where compaction falls behind writers slow down, the more the fuller level 0 is.
+  const u64 level0 = tables_->level0_size();
+  if (level0 > lsm::kLevel0Slowdown) {
+    const u64 left = lsm::kLevel0Stop - std::min<u64>(level0, lsm::kLevel0Stop) + 1;
+    const u64 part = limit * left / (lsm::kLevel0Stop - lsm::kLevel0Slowdown + 1);
+    limit = std::min(limit, std::max<u64>(part, 2 * batch_pages_max_));
+  }
   return limit;
 }
 
 bool Db::Impl::has_room(u32 pages) {
   const u64 wanted = dirty_pages() + pages;
-  if (wanted > dirty_share_pages_ / 2 && wanted > dirty_pages_max()) return false;
+  const bool may_be_much = wanted > dirty_share_pages_ / 2 ||
+                           tables_->level0_size() > lsm::kLevel0Slowdown;
+  if (may_be_much && wanted > dirty_pages_max() &&
+      !MUTANT(dirty_limit_ignored)) {
+    return false;
+  }
   if (sealed_chunks_ >= slab_->page_count() + kSealedChunksExtra) return false;
   if (memtable_.memory_bytes() >= memtable_layer_bytes_max_) return false;
   if (slab_->wants_population() && !populating_ && !gate_.closed()) gate_.spawn(populate_slab());
@@ -101,7 +114,8 @@ void Db::Impl::put_bytes(Node& node, u32 index, u32 begin, Bytes data) {
   const u32 bit = 1u << index;
   const bool present = (node.present & bit) != 0;
   const PageIndex old = present ? node.pages[index] : kHolePage;
-  if (present && cache::is_memory(old) && !slab_->is_shared(old)) {
+  if (present && cache::is_memory(old) &&
+      (!slab_->is_shared(old) || MUTANT(write_shared_in_place))) {
     // Nobody else refers to it: no reply, no seal, no job.
     std::memcpy(slab_->data(old) + begin, data.data(), data.size());
     cache_.overtake(node, bit);
@@ -112,7 +126,7 @@ void Db::Impl::put_bytes(Node& node, u32 index, u32 begin, Bytes data) {
   INVARIANT(cache::is_memory(page));  // has_room made sure
   std::byte* to = slab_->data(page);
   if (data.size() != kPageBytes) {
-    INVARIANT(present);
+    INVARIANT(present || MUTANT(partial_write_onto_zeroes));
     if (cache::is_memory(old)) {
       std::memcpy(to, slab_->data(old), kPageBytes);
     } else {
@@ -148,7 +162,8 @@ bool Db::Impl::write_now(Object& object, u64 offset, Bytes data) {
   const u64 first_page = offset / kPageBytes;
   const u64 end_page = (end + kPageBytes - 1) / kPageBytes;
   if (!has_room(static_cast<u32>(end_page - first_page))) return false;
-  if ((offset | data.size()) % kPageBytes != 0 && !edge_present(object, offset, data.size())) {
+  if ((offset | data.size()) % kPageBytes != 0 && !edge_present(object, offset, data.size()) &&
+      !MUTANT(partial_write_onto_zeroes)) {
     return false;
   }
 
@@ -250,7 +265,7 @@ void Db::Impl::erase_chunks(Object& object, u64 first, u64 last, bool whole_obje
     for (u64 chunk = first; chunk <= last; ++chunk) {
       Node* node = cache_.find(object, chunk);
       if (node == nullptr) continue;
-      drop_node_pages(*node, ~0u);
+      drop_node_pages(*node, MUTANT(erase_keeps_open_pages) ? ~node->open : ~0u);
       cache_.settle(*node);
     }
   } else {
@@ -343,6 +358,7 @@ Task<> Db::Impl::commit(Transaction transaction) {
   // From here on one step: everything enters the open batch.
   note_open();
   for (const auto& cut : transaction.truncates) truncate_now(*cut.object, cut.size);
+  if (MUTANT(torn_transaction)) seal_open(false);
   for (const ObjectId id : transaction.deleted_objects) {
     Object* object = cache_.open_object(id);
     erase_chunks(*object, 0, kChunkIndexMax, true);
@@ -433,7 +449,8 @@ void Db::Impl::batch_durable(log::SealedBatch& batch) {
       // A page rewritten since has another index: this one is still held by the batch.
       const u32 index = static_cast<u32>(std::countr_zero(left));
       const PageIndex page = batch.pages[next_page++];
-      if ((sealed >> index & 1) != 0 && node.pages[index] == page) clean |= 1u << index;
+      const bool same = node.pages[index] == page || MUTANT(clean_by_older_batch);
+      if ((sealed >> index & 1) != 0 && same) clean |= 1u << index;
     }
     if (node.sealed_seq == batch.seq) {
       // Zeroes have no identity, but no later sealed batch knows this node: they are this batch's

@@ -6,6 +6,7 @@
 
 #include <cstdio>
 
+#include "engine/db.h"
 #include "tools/sizes.h"
 
 namespace zerofs::tools {
@@ -147,6 +148,9 @@ void add_serve_options(CLI::App& app, Options& options, Raw& raw) {
 std::optional<std::string> finish(Options& options, const Raw& raw) {
   const Result<u64> memory = parse_size(raw.memory);
   if (!memory) return fmt::format("--memory {}: {}", raw.memory, memory.error().text());
+  if (*memory < kMemoryBytesUsersMin || *memory > kMemoryBytesMax) {
+    return "--memory must be between 64MiB and 4TiB";
+  }
   options.database.memory_bytes = *memory;
   if (options.database.store.empty()) {
     return "--store is required: file:///absolute/path (or memory://NAME to try things out)";

@@ -4,6 +4,8 @@
 
 #include <bit>
 
+#include "engine/base/mutant.h"
+
 namespace zerofs::cache {
 
 namespace {
@@ -114,7 +116,7 @@ void PageCache::drop_pages(Node& node, u32 mask) {
 }
 
 void PageCache::settle(Node& node) {
-  if (node.dirty != 0 || node.flights != 0 || node.listed) return;
+  if (node.dirty != 0 || node.flights != nullptr || node.listed) return;
   if (node.queue != kNoQueue) return;  // the hand will find it
   if (node.present == 0) {
     free_node(node);
@@ -125,11 +127,15 @@ void PageCache::settle(Node& node) {
   enqueue(node, promoted ? kMainQueue : kSmallQueue);
 }
 
-void PageCache::end_flight(Node& node) {
-  INVARIANT(node.flights != 0);
-  if (--node.flights != 0) return;
-  node.overtaken = 0;
-  settle(node);
+void PageCache::end_flight(Flight& flight) {
+  Node& node = *flight.node;
+  Flight** link = &node.flights;
+  while (*link != &flight) {
+    INVARIANT(*link != nullptr);
+    link = &(*link)->next;
+  }
+  *link = flight.next;
+  if (node.flights == nullptr) settle(node);
 }
 
 void PageCache::erase(Object& object, u64 first, u64 last) {
@@ -157,6 +163,8 @@ void PageCache::catch_up(Node& node) {
       drop_pages(node, ~0u);
       break;
     }
+  } else if (MUTANT(old_erases_forgotten)) {
+    // It keeps what it has.
   } else if (judge_.erased_after(object.id_, node.chunk, node.sealed_seq)) {
     drop_pages(node, ~node.open);
   } else {
@@ -168,7 +176,7 @@ void PageCache::catch_up(Node& node) {
 // For a node that somebody is about to use: it is not freed, but the hand must find it.
 void PageCache::refresh(Node& node) {
   catch_up(node);
-  if (node.queue == kNoQueue && node.dirty == 0 && node.flights == 0 && !node.listed) {
+  if (node.queue == kNoQueue && node.dirty == 0 && node.flights == nullptr && !node.listed) {
     enqueue(node, kSmallQueue);
   }
 }
@@ -189,7 +197,8 @@ bool PageCache::evict_some() {
     const u8 queue = small_.count * 10 >= total || main_.count == 0 ? kSmallQueue : kMainQueue;
     Node& node = *dequeue(queue);
     if (node.erases_seen != node.object->erase_count_) catch_up(node);
-    if (node.dirty != 0 || node.flights != 0 || node.listed) continue;  // settles later
+    const bool dirty = node.dirty != 0 && !(MUTANT(evict_dirty) && node.open == 0);
+    if (dirty || node.flights != nullptr || node.listed) continue;  // settles later
     const u32 keep = node.touched;
     const u32 present_before = node.present;
     if (keep == 0) {

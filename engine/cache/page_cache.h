@@ -12,9 +12,10 @@
 // not yet durable holds is present here, unless a newer erase covers it. So a page that is not
 // present resolves through the erased ranges of those batches and then the durable layers.
 //
-// Fills: who looks a page up in the layers takes a flight on its node. A mutation of a node with
-// flights marks the pages `overtaken`; a fill never inserts an overtaken page. (So a fetch that a
-// write or discard overtook cannot bring the old bytes back.)
+// Fills: who looks a page up in the layers takes a flight on its node. A mutation of a node marks
+// the pages `overtaken` in each of its flights; a fill never inserts a page that was overtaken in its
+// own flight. (So a fetch that a write or discard overtook cannot bring the old bytes back, while one
+// that began after it is not held up by the older.)
 //
 // Range erases over more than kEraseDirectMax chunks do not visit nodes. The object remembers its
 // last kErasesRemembered of them; a node compares itself with those that it has not seen at its
@@ -27,6 +28,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "engine/base/mutant.h"
 #include "engine/cache/page_slab.h"
 
 namespace zerofs::cache {
@@ -53,6 +55,18 @@ class Object {
   Erase erases_[kErasesRemembered];
 };
 
+struct Node;
+
+// Held by whoever fills a node, from before its lookup until it has inserted what it found. Neither
+// moves nor copies: the node's list refers to it.
+struct Flight {
+  Flight() = default;
+  Flight(const Flight&) = delete;
+  Node* node = nullptr;
+  Flight* next = nullptr;
+  u32 overtaken = 0;  // pages mutated since it began
+};
+
 struct Node {
   Object* object = nullptr;
   u64 chunk = 0;
@@ -60,12 +74,11 @@ struct Node {
   u32 dirty = 0;
   u32 open = 0;
   u32 touched = 0;
-  u32 overtaken = 0;  // since the oldest flight began
   u32 erases_seen = 0;
+  Flight* flights = nullptr;
   u64 sealed_seq = 0;  // the last sealed batch that holds pages of this node
   u32 hash_next = 0;   // node indexes; 0 is none
   u32 queue_next = 0;
-  u16 flights = 0;
   u8 queue = 0;        // 0 none, 1 small, 2 main
   bool listed = false;  // in the open batch's list of nodes
   PageIndex pages[kPagesPerChunk];
@@ -141,7 +154,9 @@ class PageCache {
   }
   // A mutation of these pages is about to be applied: flights must not fill them.
   static void overtake(Node& node, u32 mask) {
-    if (node.flights != 0) node.overtaken |= mask;
+    for (Flight* flight = node.flights; flight != nullptr; flight = flight->next) {
+      flight->overtaken |= mask;
+    }
   }
   // Forgets pages, whatever their state.
   void drop_pages(Node& node, u32 mask);
@@ -149,11 +164,15 @@ class PageCache {
   void settle(Node& node);
 
   // ---- fills
-  void begin_flight(Node& node) { ++node.flights; }
-  void end_flight(Node& node);
+  static void begin_flight(Node& node, Flight& flight) {
+    flight.node = &node;
+    flight.next = std::exchange(node.flights, &flight);
+  }
+  void end_flight(Flight& flight);
   // Whether a fill may insert the page.
-  static bool may_fill(const Node& node, u32 index) {
-    return ((node.present | node.overtaken) >> index & 1) == 0;
+  static bool may_fill(const Flight& flight, u32 index) {
+    if (MUTANT(fill_although_overtaken)) return (flight.node->dirty >> index & 1) == 0;
+    return ((flight.node->present | flight.overtaken) >> index & 1) == 0;
   }
 
   // ---- erases

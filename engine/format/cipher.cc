@@ -5,6 +5,7 @@
 
 #include <climits>
 
+#include "engine/base/mutant.h"
 #include "engine/base/wire.h"
 
 // libsodium does what happens once per key or object; the bulk goes through OpenSSL, whose
@@ -33,7 +34,8 @@ class AssociatedData {
     layout_.name_bytes = static_cast<u16>(object_name.size());
     layout_.database = database;
     std::memcpy(layout_.name, object_name.data(), object_name.size());
-    size_ = offsetof(Layout, name) + object_name.size();
+    const std::size_t named = MUTANT(no_name_in_aad) ? 0 : object_name.size();
+    size_ = offsetof(Layout, name) + named;
   }
   void set(u8 kind, Codec codec, u32 plain_bytes) {
     layout_.kind = kind;
@@ -120,7 +122,8 @@ struct ObjectCipher::Impl {
                                    nullptr) == 1);
     }
     unsigned char nonce[12] = {};
-    const Le<u32> ordinal = static_cast<u32>(offset / kPieceAlignment);
+    const Le<u32> ordinal =
+        MUTANT(ordinal_repeats) ? 0 : static_cast<u32>(offset / kPieceAlignment);
     std::memcpy(nonce + 4, random4, 4);
     std::memcpy(nonce + 8, ordinal.raw, 4);
     aad.set(static_cast<u8>(kind), codec, plain_bytes);
@@ -198,7 +201,7 @@ Result<> ObjectCipher::open(PieceKind kind, u64 offset, Codec codec, u32 plain_b
       EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_AEAD_SET_TAG, kTagBytes, tag) == 1 &&
       EVP_CipherUpdate(context, raw(out.data()), &count, from, static_cast<int>(out.size())) == 1 &&
       EVP_CipherFinal_ex(context, tag, &count) == 1;
-  if (opened) return {};
+  if (opened || MUTANT(ignore_tag)) return {};
   if (!out.empty()) std::memset(out.data(), 0, out.size());
   return corrupt("sealed piece: authentication failed at offset", offset);
 }

@@ -49,6 +49,7 @@ struct Fence {
   Term fenced_by;     // the term that its maker takes
   friend bool operator==(const Fence&, const Fence&) = default;
 };
+constexpr u64 kFenceBytesMax = 256;
 // Errors of decode: corrupt, invalid as above.
 Buffer encode_fence(const DatabaseKeys& keys, const Fence& fence, Bytes nonce24);
 Result<Fence> decode_fence(const DatabaseKeys& keys, Bytes object, Term term, Seq seq);

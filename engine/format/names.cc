@@ -7,6 +7,7 @@
 namespace zerofs::format {
 
 const char* const kManifestPrefix = "manifest/";
+const char* const kTablePrefix = "sst/";
 const char* const kKeySlotPrefix = "key/";
 
 namespace {
@@ -52,6 +53,14 @@ std::optional<u64> manifest_version_of(std::string_view name) {
   const std::optional<u64> inverted = hex_after(name, kManifestPrefix, 16);
   if (!inverted) return {};
   return ~*inverted;
+}
+std::optional<TableId> table_id_of(std::string_view name) {
+  const std::size_t slash = name.rfind('/');
+  if (slash == name.npos) return {};
+  const std::optional<u64> term = hex_after(name.substr(0, slash), kTablePrefix, 6);
+  const std::optional<u64> number = hex_after(name, name.substr(0, slash + 1), 10);
+  if (!term || !number) return {};
+  return TableId{{*term}, *number};
 }
 std::optional<u64> key_slot_of(std::string_view name) { return hex_after(name, kKeySlotPrefix, 8); }
 

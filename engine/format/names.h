@@ -23,8 +23,10 @@ std::string gone_name(u64 block);                      // gone/<block 16>
 std::string key_slot_name(u64 number);                 // key/<n 8>
 std::optional<u64> manifest_version_of(std::string_view name);
 std::optional<u64> key_slot_of(std::string_view name);
-// "manifest/", "key/", "log/<term>/"
+std::optional<TableId> table_id_of(std::string_view name);
+// "manifest/", "sst/", "key/", "log/<term>/"
 extern const char* const kManifestPrefix;
+extern const char* const kTablePrefix;
 extern const char* const kKeySlotPrefix;
 std::string log_prefix(Term term);
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "engine/base/mutant.h"
 #include "engine/store/backoff.h"
 
 namespace zerofs::log {
@@ -125,7 +126,10 @@ Task<> LogWriter::seal(SealedBatch& batch) {
 }
 
 Task<> LogWriter::upload(SealedBatch& batch) {
-  while (batch.seq >= durable_end_ + options_.uploads_max && !stopping()) co_await window_.wait();
+  while (batch.seq >= durable_end_ + options_.uploads_max && !stopping() &&
+         !MUTANT(uploads_unbounded)) {
+    co_await window_.wait();
+  }
   if (stopping()) co_return {};
 
   const std::string name = format::log_name(term_, Seq{batch.seq});
@@ -138,13 +142,19 @@ Task<> LogWriter::upload(SealedBatch& batch) {
       break;
     }
     const Code code = created.error().code();
+    if ((MUTANT(failed_put_is_success) && code == Code::retry) ||
+        (MUTANT(believe_412) && code == Code::precondition)) {
+      batch.uploaded = true;
+      break;
+    }
+    if (MUTANT(reseal_on_retry)) co_await seal(batch);
     if (code == Code::precondition || tries % kTriesBeforeLook == 0) {
-      Result<Look> seen = co_await as_result(look(name, batch.object));
-      if (seen && *seen == Look::own) {
+      Result<Look> seen = co_await as_result(look(batch.seq, batch.object));
+      if (seen && *seen == Look::own && !MUTANT(fear_412)) {
         batch.uploaded = true;
         break;
       }
-      if (seen && *seen == Look::foreign) {
+      if (seen && (*seen == Look::foreign || MUTANT(fear_412))) {
         spdlog::error("log: slot {} holds another writer's object; this server is fenced", name);
         if (!fenced_) {
           fenced_ = true;
@@ -178,16 +188,25 @@ Task<> LogWriter::upload(SealedBatch& batch) {
   co_return {};
 }
 
-Task<LogWriter::Look> LogWriter::look(std::string name, Bytes own) {
+// What occupies a slot of ours can only be our own object or a fence, and a fence proves itself.
+// Anything else is bytes that were damaged on their way: it says nothing, and the caller looks again.
+Task<LogWriter::Look> LogWriter::look(u64 seq, Bytes own) {
+  const std::string name = format::log_name(term_, Seq{seq});
+  const u64 bytes_max = std::max<u64>(own.size() + 1, format::kFenceBytesMax);
   Result<store::Tail> tail =
-      co_await as_result(store_.read_suffix(name, own.size() + 1, store::Class::log));
+      co_await as_result(store_.read_suffix(name, bytes_max, store::Class::log));
   if (!tail) {
     if (tail.error().code() == Code::not_found) co_return Look::missing;
     co_return std::unexpected(tail.error());
   }
   const bool same = tail->object_bytes == own.size() && tail->bytes.size() == own.size() &&
                     std::equal(own.begin(), own.end(), tail->bytes.data());
-  co_return same ? Look::own : Look::foreign;
+  if (same) co_return Look::own;
+  const Result<format::Fence> fence = format::decode_fence(keys_, tail->bytes, term_, Seq{seq});
+  if (fence) co_return Look::foreign;
+  spdlog::error("log: slot {} holds neither our object nor a fence: {}", name,
+                fence.error().text());
+  co_return std::unexpected(fence.error());
 }
 
 void LogWriter::advance() {

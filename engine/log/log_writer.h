@@ -5,7 +5,7 @@
 // one PUT, later flushes do not wait for earlier ones to start, and a crash leaves a prefix.
 //
 // A (term, seq) is always retried with identical bytes. "Exists already" means look: our own bytes
-// are a lost reply, anything else is a fence: a newer writer owns the database, and nothing of this
+// are a lost reply, a fence says that a newer writer owns the database and that nothing of this
 // term may be acknowledged any more. Every other failure is retried for ever with jittered
 // back-off (looking as well after a few tries: a store may have applied a create and lost every
 // reply). A slot that is missing proves nothing and is simply tried again.
@@ -80,7 +80,7 @@ class LogWriter {
   Task<> process(SealedBatch& batch);
   Task<> seal(SealedBatch& batch);
   Task<> upload(SealedBatch& batch);
-  Task<Look> look(std::string name, Bytes own);
+  Task<Look> look(u64 seq, Bytes own);
   void advance();
   void note_uploaded(u64 bytes);
   bool stopping() const { return abandoned_ || fenced_; }

@@ -4,6 +4,9 @@
 
 #include <algorithm>
 
+#include "engine/base/mutant.h"
+#include "engine/store/patience.h"
+
 namespace zerofs::log {
 
 namespace {
@@ -25,7 +28,8 @@ Task<Recovery::Slot> Recovery::read_slot(format::TermRecord record, u64 seq, boo
   const std::string name = format::log_name(term, Seq{seq});
   Slot slot;
   Result<store::Tail> tail = co_await as_result(
-      store_.read_suffix(name, format::kLogTailGuessBytes, store::Class::foreground));
+      store::read_suffix_patiently(runtime_, store_, name, format::kLogTailGuessBytes,
+                                   store::Class::foreground));
   if (!tail) {
     if (tail.error().code() == Code::not_found) co_return std::move(slot);
     co_return std::unexpected(tail.error());
@@ -59,7 +63,8 @@ Task<Recovery::Slot> Recovery::read_slot(format::TermRecord record, u64 seq, boo
     sealed = tail->bytes.bytes().subspan(blob.offset - tail_begin, blob.stored_bytes);
   } else {
     fetched = Buffer(blob.stored_bytes);
-    co_await store_.read(name, blob.offset, fetched, store::Class::foreground);
+    co_await store::read_patiently(runtime_, store_, name, blob.offset, fetched,
+                                   store::Class::foreground);
     sealed = fetched;
   }
   Result<lsm::Layer> layer = format::decode_log_layer(cipher, *footer, sealed);
@@ -103,6 +108,7 @@ void Recovery::take(RecoveredLog& log, Slot& slot) {
 
 // True when the fence is there (ours), false when something else occupies the slot.
 Task<bool> Recovery::create_fence(Term term, u64 seq, Term own_term) {
+  if (MUTANT(skip_the_fence)) co_return true;
   const std::string name = format::log_name(term, Seq{seq});
   std::byte nonce[24];
   runtime_.random.fill(nonce);
@@ -111,7 +117,7 @@ Task<bool> Recovery::create_fence(Term term, u64 seq, Term own_term) {
   Result<> created =
       co_await as_result(store_.create(name, fence, store::Class::foreground));
   if (created) co_return true;
-  if (created.error().code() == Code::precondition) co_return false;
+  if (created.error().code() == Code::precondition) co_return MUTANT(believe_412_of_fence);
   // Without an answer the slot is read again by the caller: whatever is there decides.
   spdlog::warn("recovery: no answer creating fence {}: {}", name, created.error().text());
   co_await sleep_for(runtime_, 200ms);
@@ -136,6 +142,10 @@ Task<RecoveredLog> Recovery::fence_and_read(format::TermRecord record, Term own_
         continue;
       }
       ended = slot.kind == Slot::Kind::fence;
+      if (MUTANT(replay_past_the_fence) && ended) {
+        const Slot orphan = co_await read_slot(record, log.end + 1, true);
+        if (orphan.layer != nullptr) log.layers.push_back(orphan.layer);
+      }
       missing = !ended;
       break;
     }
@@ -153,8 +163,9 @@ Task<RecoveredLog> Recovery::fence_and_read(format::TermRecord record, Term own_
 // The fence is at `end`. Objects above it were never acknowledged, unless one of them says that the
 // durable prefix had passed the fence, or lies where only a longer prefix lets a writer go.
 Task<> Recovery::check_above(format::TermRecord record, u64 end) {
-  std::vector<std::string> above = co_await store_.list(
-      format::log_prefix(record.term), format::log_name(record.term, Seq{end}), kListMax);
+  std::vector<std::string> above = co_await store::list_patiently(
+      runtime_, store_, format::log_prefix(record.term), format::log_name(record.term, Seq{end}),
+      kListMax);
   for (u64 seq = end + 1; seq < end + uploads_max_; ++seq) {
     const std::string name = format::log_name(record.term, Seq{seq});
     const Slot slot = co_await read_slot(record, seq, false);

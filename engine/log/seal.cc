@@ -4,6 +4,8 @@
 #include <bit>
 #include <numeric>
 
+#include "engine/base/mutant.h"
+
 namespace zerofs::log {
 
 Sealer::Sealer(SealInput input, SealedBatch& batch)
@@ -23,7 +25,7 @@ bool Sealer::step() {
     });
     batch_.object.reserve(batch_.pages.size() * (kPageBytes + 32) + 64 * kKiB);
     // A layer first erases, then overlays; everything in `items` is newer than the erases here.
-    batch_.erased.for_each([&](const lsm::ErasedRange& range) { builder_.erase(range); });
+    if (!MUTANT(erases_after_entries)) erase();
   }
   const u64 begin = batch_.object.size();
   u64 plain_bytes = 0;
@@ -35,6 +37,10 @@ bool Sealer::step() {
   }
   finish();
   return true;
+}
+
+void Sealer::erase() {
+  batch_.erased.for_each([&](const lsm::ErasedRange& range) { builder_.erase(range); });
 }
 
 void Sealer::add_item(const SealedBatch::Item& item) {
@@ -51,12 +57,14 @@ void Sealer::add_item(const SealedBatch::Item& item) {
         format::seal_frame(cipher_, {pages, count}, static_cast<u8>(first), input_.compression,
                            batch_.object);
     const u32 mask = ((1u << count) - 1) << first;
-    builder_.add_data(item.object, item.chunk, mask, segment_, frame);
+    const u32 last = MUTANT(seal_drops_last_page) && count > 1 ? 1u << (first + count - 1) : 0;
+    builder_.add_data(item.object, item.chunk, mask & ~last, segment_, frame);
     left &= ~mask;
   }
 }
 
 void Sealer::finish() {
+  if (MUTANT(erases_after_entries)) erase();
   for (const lsm::MetaEntry& entry : batch_.meta) builder_.put_meta(entry.key, entry.value);
   auto layer = std::make_shared<lsm::Layer>(std::move(builder_).build());
   const format::LogFooter footer{.term = input_.term,

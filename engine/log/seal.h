@@ -28,6 +28,7 @@ class Sealer {
   bool step();
 
  private:
+  void erase();
   void add_item(const SealedBatch::Item& item);
   void finish();
 

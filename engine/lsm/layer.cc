@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <tuple>
 
+#include "engine/base/mutant.h"
 #include "engine/lsm/layer_parts.h"
 
 namespace zerofs::lsm {
@@ -65,22 +66,6 @@ class Source {
   const Entry* end_;
   const u32* objects_;
   const u32* segments_;
-};
-
-// Walks ranges alongside keys that only grow.
-class ErasedCursor {
- public:
-  explicit ErasedCursor(const std::vector<ErasedRange>& erased) : rest_(erased) {}
-  bool covers(ObjectId object, u64 chunk) {
-    const auto passed = [&](const ErasedRange& range) {
-      return std::tie(range.object, range.last) < std::tie(object, chunk);
-    };
-    while (!rest_.empty() && passed(rest_.front())) rest_ = rest_.subspan(1);
-    return !rest_.empty() && rest_.front().object == object && rest_.front().first <= chunk;
-  }
-
- private:
-  std::span<const ErasedRange> rest_;
 };
 
 // The entries of both, as fold() wants them. Whether anything was dropped.
@@ -194,7 +179,11 @@ Layer fold(const Layer& newer, const Layer& older) {
   if (dropped) drop_unused(out);
 
   out.erased.reserve(newer.erased.size() + older.erased.size());
-  std::ranges::merge(newer.erased, older.erased, std::back_inserter(out.erased), range_before);
+  if (MUTANT(fold_loses_erases)) {
+    out.erased = newer.erased;
+  } else {
+    std::ranges::merge(newer.erased, older.erased, std::back_inserter(out.erased), range_before);
+  }
   join_ranges(out.erased);
   out.meta = merge_meta(newer.meta, older.meta);
   return out;
@@ -280,7 +269,7 @@ u32 find_in_layer(const Layer& layer, ObjectId object, u64 chunk, u32 need,
       }
     }
   }
-  if (need != 0 && erased_in_layer(layer, object, chunk)) {
+  if (need != 0 && erased_in_layer(layer, object, chunk) && !MUTANT(erase_falls_through)) {
     out.push_back({need, RunKind::hole, {}, {}});
     need = 0;
   }

@@ -47,6 +47,22 @@ void drop_unused(Layer& layer);
 inline bool range_before(const ErasedRange& a, const ErasedRange& b) {
   return std::tie(a.object, a.first) < std::tie(b.object, b.first);
 }
+// Walks ranges alongside keys that only grow.
+class ErasedCursor {
+ public:
+  explicit ErasedCursor(const std::vector<ErasedRange>& erased) : rest_(erased) {}
+  bool covers(ObjectId object, u64 chunk) {
+    const auto passed = [&](const ErasedRange& range) {
+      return std::tie(range.object, range.last) < std::tie(object, chunk);
+    };
+    while (!rest_.empty() && passed(rest_.front())) rest_ = rest_.subspan(1);
+    return !rest_.empty() && rest_.front().object == object && rest_.front().first <= chunk;
+  }
+
+ private:
+  std::span<const ErasedRange> rest_;
+};
+
 // Joins ranges that overlap or touch; they are sorted.
 void join_ranges(std::vector<ErasedRange>& ranges);
 

@@ -5,14 +5,13 @@
 #include <algorithm>
 
 #include "engine/format/trailer.h"
-#include "engine/store/backoff.h"
+#include "engine/store/patience.h"
 
 namespace zerofs::lsm {
 
 namespace {
 
 constexpr u64 kTailBytes = 256 * kKiB;  // holds the whole index of most tables
-constexpr u32 kReadTriesMax = 20;       // with back-off about a minute and a half
 // A larger index is decoded by a worker: it would hold up the reactor for too long.
 constexpr u64 kIndexBytesInline = 4 * kKiB;
 constexpr u64 kIndexFlight = ~u64{0};
@@ -55,19 +54,14 @@ std::unexpected<Error> TableReader::damaged(Error error) {
   return std::unexpected(error);
 }
 
-// What may pass is retried a while; the caller's operation waits as it does for data.
+// The caller's operation waits as it does for data.
 Task<> TableReader::read_retrying(u64 offset, MutableBytes out) {
-  store::Backoff backoff(50ms, 5s, runtime_.random);
-  for (u32 tries = 1;; ++tries) {
-    const Result<> got =
-        co_await as_result(store_.read(name_, offset, out, store::Class::foreground));
-    if (got) co_return {};
-    const Code code = got.error().code();
-    if (code == Code::not_found) co_return damaged({Code::corrupt, "the object is missing"});
-    if (code == Code::corrupt) co_return damaged(got.error());
-    if (tries == kReadTriesMax) co_return got;
-    co_await sleep_for(runtime_, backoff.next());
-  }
+  const Result<> got = co_await as_result(store::read_patiently(
+      runtime_, store_, name_, offset, out, store::Class::foreground));
+  if (got) co_return {};
+  const Code code = got.error().code();
+  if (code == Code::corrupt) co_return damaged(got.error());
+  co_return got;
 }
 
 Task<TableIndex> TableReader::read_index() {
@@ -157,6 +151,33 @@ Task<TableReader::Block> TableReader::block(std::size_t index) {
   landed_.wake_all();
   if (read) cache_.insert(record_.id, blob.offset, *read);
   co_return std::move(read);
+}
+
+// ---- for compaction
+
+Task<Buffer> TableReader::read_blocks(std::size_t first, std::size_t count) {
+  INVARIANT(index_ && count != 0 && first + count <= index_->blocks.size());
+  const format::BlobPointer begin = index_->blocks[first].blob();
+  const format::BlobPointer last = index_->blocks[first + count - 1].blob();
+  Buffer stored(last.offset + last.stored_bytes - begin.offset);
+  co_await store::read_patiently(runtime_, store_, name_, begin.offset, stored,
+                                 store::Class::bulk);
+  co_return std::move(stored);
+}
+
+Result<std::vector<std::shared_ptr<const TableBlock>>> TableReader::open_blocks(
+    std::size_t first, std::size_t count, Bytes stored) const {
+  format::ObjectCipher cipher(keys_, salt_, name_);
+  std::vector<std::shared_ptr<const TableBlock>> out;
+  const u64 begin = index_->blocks[first].blob().offset;
+  for (std::size_t i = first; i < first + count; ++i) {
+    const format::BlobPointer blob = index_->blocks[i].blob();
+    TRY(Buffer plain, format::open_blob(cipher, format::PieceKind::table_block, blob,
+                                        stored.subspan(blob.offset - begin, blob.stored_bytes)));
+    TRY(std::shared_ptr<const TableBlock> block, TableBlock::decode(std::move(plain)));
+    out.push_back(std::move(block));
+  }
+  return out;
 }
 
 // ---- looking up

@@ -23,8 +23,9 @@ class TableReader {
 
   const format::TableRecord& record() const { return record_; }
 
-  // Errors of all that wait: corrupt (damaged or missing; the log names the object), or what the
-  // store said, after retrying for about a minute and a half.
+  // Errors of all that wait: corrupt (damaged; the log names the object), not_found (so is this, unless
+  // a newer writer has compacted it away), or what the store said, after retrying for about a
+  // minute and a half.
 
   // Resolves what it can of `need`, appends it to `out`, returns what is still needed. The plain
   // call answers only from RAM: none means "would wait", and nothing was appended.
@@ -38,6 +39,17 @@ class TableReader {
   // Chunks of [first, last] that have entries, in order, at most `count_max`.
   Task<std::vector<u64>> chunks_between(ObjectId object, u64 first, u64 last,
                                         std::size_t count_max);
+
+  // For compaction, which reads everything once and must not push others out of the cache.
+  Task<> load() { return need_index(); }
+  const TableIndex& index() const { return *index_; }  // once loaded
+  const std::string& name() const { return name_; }
+  // Blocks first..first + count - 1 as they are stored, in one read; `open_blocks` (any thread) makes
+  // blocks of them.
+  Task<Buffer> read_blocks(std::size_t first, std::size_t count);
+  Result<std::vector<std::shared_ptr<const TableBlock>>> open_blocks(std::size_t first,
+                                                                    std::size_t count,
+                                                                    Bytes stored) const;
 
  private:
   using Block = std::shared_ptr<const TableBlock>;

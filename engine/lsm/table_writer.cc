@@ -145,7 +145,7 @@ TableSplitter::TableSplitter(const TableOptions& options) : options_(options) {
 void TableSplitter::cut() {
   if (writer_->empty()) return;
   out_.push_back(std::move(*writer_).finish());
-  writer_.emplace(options_, options_.first_number + out_.size());
+  writer_.emplace(options_, options_.first_number + ++made_);
 }
 
 void TableSplitter::write_open_range() {
@@ -181,9 +181,13 @@ void TableSplitter::add_meta(const MetaEntry& entry) {
   writer_->add_meta(entry);
 }
 
-std::vector<BuiltTable> TableSplitter::finish() && {
+void TableSplitter::end() {
   write_open_range();
   cut();
+}
+
+std::vector<BuiltTable> TableSplitter::finish() && {
+  end();
   return std::move(out_);
 }
 

@@ -69,6 +69,9 @@ class TableSplitter {
   void add_runs(ObjectId object, u64 chunk, std::span<const Found> runs);
   void add_meta(const MetaEntry& entry);
   std::vector<BuiltTable> finish() &&;
+  // The same in parts: nothing is added after the end; tables are taken as they are finished.
+  void end();
+  std::vector<BuiltTable> take_finished() { return std::exchange(out_, {}); }
 
  private:
   void write_open_range();
@@ -78,6 +81,7 @@ class TableSplitter {
   std::optional<TableWriter> writer_;
   std::optional<ErasedRange> open_;  // begun, not written: a cut may still divide it
   std::vector<BuiltTable> out_;
+  u64 made_ = 0;
 };
 
 std::vector<BuiltTable> build_tables(const Layer& layer, const TableOptions& options);

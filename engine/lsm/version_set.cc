@@ -4,7 +4,9 @@
 
 #include <algorithm>
 
+#include "engine/base/mutant.h"
 #include "engine/store/backoff.h"
+#include "engine/store/patience.h"
 
 namespace zerofs::lsm {
 
@@ -12,6 +14,7 @@ namespace {
 
 constexpr u64 kManifestBytesMax = 256 * kMiB;
 constexpr u32 kTriesBeforeLook = 3;
+constexpr u32 kLevelsMax = 16;
 
 format::TermRecord* find_term(format::Manifest& manifest, Term term) {
   for (format::TermRecord& record : manifest.terms) {
@@ -24,7 +27,9 @@ struct Apply {
   format::Manifest& next;
 
   bool operator()(const TakeTerm& take) {
-    if (take.record.term.value != next.last_term.value + 1) return false;
+    if (take.record.term.value != next.last_term.value + 1 && !MUTANT(take_term_unchecked)) {
+      return false;
+    }
     next.last_term = take.record.term;
     next.terms.push_back(take.record);
     return true;
@@ -39,13 +44,50 @@ struct Apply {
   bool operator()(const FlushMemtable& flush) {
     for (const FlushMemtable::Move& move : flush.moves) {
       format::TermRecord* record = find_term(next, move.term);
-      if (record == nullptr || record->replay_from != move.from || move.to < move.from) return false;
+      if (record == nullptr || record->replay_from != move.from || move.to < move.from)
+        return false;
       if (record->end && move.to > *record->end) return false;
       record->replay_from = move.to;
     }
     if (next.levels.empty()) next.levels.emplace_back();
     auto& level0 = next.levels.front();
     level0.insert(level0.begin(), flush.tables.begin(), flush.tables.end());
+    return true;
+  }
+  bool operator()(const ReplaceTables& replace) {
+    if (replace.level >= kLevelsMax) return false;
+    if (next.levels.size() <= replace.level) next.levels.resize(replace.level + 1);
+    u64 of_level0 = 0;
+    for (const ReplaceTables::Place& input : replace.inputs) {
+      if (input.level >= next.levels.size()) return false;
+      auto& level = next.levels[input.level];
+      const auto at = std::ranges::find(level, input.id, &format::TableRecord::id);
+      if (at == level.end()) return false;
+      // The oldest of level 0: whatever stays is in front of it. Inputs are named newest first.
+      if (input.level == 0) ++of_level0;
+    }
+    if (!take_oldest(next.levels[0], replace, of_level0)) return false;
+    for (const ReplaceTables::Place& input : replace.inputs) {
+      if (input.level == 0) continue;
+      std::erase_if(next.levels[input.level],
+                    [&](const format::TableRecord& table) { return table.id == input.id; });
+    }
+    auto& into = next.levels[replace.level];
+    into.insert(into.end(), replace.outputs.begin(), replace.outputs.end());
+    if (replace.level == 0) return true;
+    std::ranges::sort(into, {}, &format::TableRecord::first_key);
+    return std::ranges::adjacent_find(into, [](const auto& a, const auto& b) {
+             return a.last_key >= b.first_key;
+           }) == into.end();
+  }
+  static bool take_oldest(std::vector<format::TableRecord>& level0, const ReplaceTables& replace,
+                          u64 count) {
+    const auto first = level0.end() - static_cast<std::ptrdiff_t>(count);
+    for (auto table = first; table != level0.end(); ++table) {
+      const ReplaceTables::Place place{0, table->id};
+      if (std::ranges::find(replace.inputs, place) == replace.inputs.end()) return false;
+    }
+    level0.erase(first, level0.end());
     return true;
   }
 };
@@ -63,8 +105,7 @@ Result<format::Manifest> apply_edit(const format::Manifest& base, const Edit& ed
   return next;
 }
 
-VersionSet::VersionSet(Runtime runtime, store::ObjectStore& store,
-                       const format::DatabaseKeys& keys)
+VersionSet::VersionSet(Runtime runtime, store::ObjectStore& store, const format::DatabaseKeys& keys)
     : runtime_(runtime), store_(store), keys_(keys), turn_(runtime.executor) {}
 
 Task<> VersionSet::create() {
@@ -87,9 +128,17 @@ Task<> VersionSet::create() {
   co_return {};
 }
 
+// With patience: an opener has nothing better to do, and starting over costs it another term.
 Task<> VersionSet::load() {
-  co_await adopt_newest();
-  co_return {};
+  store::Backoff backoff(50ms, 5s, runtime_.random);
+  for (u32 tries = 1;; ++tries) {
+    const Result<> adopted = co_await as_result(adopt_newest());
+    if (adopted) co_return {};
+    if (adopted.error().code() != Code::retry || tries == store::kPatientTriesMax) {
+      co_return adopted;
+    }
+    co_await sleep_for(runtime_, backoff.next());
+  }
 }
 
 // LIST of one key finds the newest where LIST is strong; where it lags, probing upwards finds what
@@ -132,6 +181,12 @@ Task<> VersionSet::adopt_newest() {
   co_return {};
 }
 
+Task<bool> VersionSet::is_superseded() {
+  const u64 newest = co_await newest_version();
+  const format::Manifest manifest = co_await read(newest);
+  co_return term_&& manifest.last_term > *term_;
+}
+
 Task<bool> VersionSet::is_gone(u64 version) {
   const std::string name = format::gone_name(version / format::kManifestsPerBlock);
   store::Backoff backoff(50ms, 5s, runtime_.random);
@@ -150,17 +205,15 @@ Task<VersionSet::Outcome> VersionSet::create_version(u64 version, Bytes body) {
   const std::string name = format::manifest_name(version);
   store::Backoff backoff(50ms, 5s, runtime_.random);
   for (u32 tries = 1;; ++tries) {
-    Result<> created =
-        co_await as_result(store_.create(name, body, store::Class::foreground));
+    Result<> created = co_await as_result(store_.create(name, body, store::Class::foreground));
     if (created) co_return Outcome::committed;
     if (created.error().code() == Code::precondition || tries % kTriesBeforeLook == 0) {
       Result<store::Tail> seen = co_await as_result(
-          store_.read_suffix(name, body.size() + 1, store::Class::foreground));
-      if (seen) {
-        const bool own = seen->object_bytes == body.size() && seen->bytes.size() == body.size() &&
-                         std::equal(body.begin(), body.end(), seen->bytes.data());
-        co_return own ? Outcome::committed : Outcome::exists;
-      }
+          store_.read_suffix(name, kManifestBytesMax, store::Class::foreground));
+      if (seen && std::ranges::equal(seen->bytes.bytes(), body)) co_return Outcome::committed;
+      // Another's manifest proves itself. What does not may be our own, damaged on its way: to take
+      // that for another's would apply the edit twice.
+      if (seen && format::decode_manifest(keys_, version, seen->bytes)) co_return Outcome::exists;
     }
     if (tries == kTriesBeforeLook) {
       spdlog::warn("manifest: cannot write {}: {} ({}); retrying", name, created.error().text(),
@@ -184,7 +237,7 @@ Task<> VersionSet::commit(Edit edit) {
 
   for (;;) {
     if (abandoned_) co_return fail(Code::cancelled, "manifest: commit abandoned");
-    if (term_ && current_.last_term > *term_) {
+    if (term_ && current_.last_term > *term_ && !MUTANT(commit_ignores_newer_term)) {
       co_return fail(Code::fenced, "a newer writer owns the database, term",
                      current_.last_term.value);
     }

@@ -40,7 +40,19 @@ struct FlushMemtable {
   std::vector<Move> moves;
   std::vector<format::TableRecord> tables;  // disjoint, in key order
 };
-using Edit = std::vector<std::variant<TakeTerm, SealTerm, FlushMemtable>>;
+// A compaction: the inputs leave their places and the outputs enter `level`. Valid only if all inputs
+// are still there, those of level 0 are its oldest, and the outputs overlap nothing in a deeper level.
+struct ReplaceTables {
+  struct Place {
+    u32 level = 0;
+    format::TableId id;
+    friend bool operator==(const Place&, const Place&) = default;
+  };
+  std::vector<Place> inputs;
+  u32 level = 0;
+  std::vector<format::TableRecord> outputs;  // disjoint, in key order
+};
+using Edit = std::vector<std::variant<TakeTerm, SealTerm, FlushMemtable, ReplaceTables>>;
 
 // Errors: precondition when an operation is not valid on this version; nothing is changed then.
 Result<format::Manifest> apply_edit(const format::Manifest& base, const Edit& edit);
@@ -64,6 +76,9 @@ class VersionSet {
   void abandon() { abandoned_ = true; }
 
   const format::Manifest& current() const { return current_; }
+
+  // Whether somebody has taken a newer term than ours. Reads only.
+  Task<bool> is_superseded();
 
  private:
   Task<u64> newest_version();
