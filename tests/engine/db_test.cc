@@ -262,6 +262,80 @@ TEST_CASE("meta: transactions survive, deletions too, a scan sees the newest") {
   REQUIRE(world.run(db->close()).has_value());
 }
 
+// Noise, so that a page in RAM is a page in the store.
+std::vector<std::byte> noise(u64 bytes) {
+  std::mt19937_64 random(11);
+  std::vector<std::byte> out(bytes);
+  for (u64 at = 0; at < bytes; at += 8) {
+    const u64 word = random();
+    std::memcpy(out.data() + at, &word, 8);
+  }
+  return out;
+}
+
+TEST_CASE("a cold random read costs one request; a sequential reader finds its data there") {
+  constexpr u64 kBytes = 96 * kMiB;
+  World world;
+  world.create();
+  DbOptions options = world.options();
+  options.memory_bytes = 512 * kMiB;
+  const std::vector<std::byte> data = noise(kBytes);
+  ObjectId id;
+  {
+    std::unique_ptr<Db> db = std::move(*world.open(options));
+    id = db->new_object_id();
+    Object* object = db->open_object(id);
+    for (u64 at = 0; at < kBytes; at += kMiB) {
+      REQUIRE(world.run(db->write(*object, at, std::span(data).subspan(at, kMiB))).has_value());
+    }
+    db->close_object(object);
+    REQUIRE(world.run(db->close()).has_value());
+  }
+  const auto cold = [&] { return std::move(*world.open(options)); };
+  const auto is_right = [&](Db& db, Object& object, u64 at, u32 bytes) {
+    const std::vector<std::byte> got = read_all(world, db, object, at, bytes);
+    return std::ranges::equal(got, std::span(data).subspan(at, bytes));
+  };
+
+  SUBCASE("random") {
+    std::unique_ptr<Db> db = cold();
+    Object* object = db->open_object(id);
+    const auto read_scattered = [&](u64 from) {
+      u64 reads = 0;
+      for (u64 at = from; at + kPageBytes < kBytes; at += 3 * kMiB + 5 * kPageBytes) {
+        CHECK(is_right(*db, *object, at, kPageBytes));
+        ++reads;
+      }
+      return reads;
+    };
+    read_scattered(0);  // brings the index into its cache
+    const u64 before = world.store().counters().requests();
+    const u64 reads = read_scattered(kMiB);
+    CHECK(world.store().counters().requests() - before == reads);
+    db->close_object(object);
+    REQUIRE(world.run(db->close()).has_value());
+  }
+  SUBCASE("sequential") {
+    std::unique_ptr<Db> db = cold();
+    Object* object = db->open_object(id);
+    const u64 before = world.store().counters().reads;
+    u64 waits = 0;
+    for (u64 at = 0; at < kBytes; at += 128 * kKiB) {
+      std::vector<Piece> pieces;
+      if (db->try_read(*object, at, 128 * kKiB, pieces)) {
+        db->unpin(pieces);
+      } else {
+        ++waits;
+      }
+      CHECK(is_right(*db, *object, at, 128 * kKiB));
+    }
+    CHECK(waits < 20);
+    CHECK(world.store().counters().reads - before < 100);  // large ones
+    db->close_object(object);
+    REQUIRE(world.run(db->close()).has_value());
+  }
+}
+
 TEST_CASE("a second opener fences the first, which acknowledges nothing more") {
   World world;
   world.create();
