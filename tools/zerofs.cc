@@ -44,8 +44,8 @@ void raise_descriptor_limit() {
 }
 
 void set_up_log(const Options& options) {
-  auto logger = std::make_shared<spdlog::logger>(
-      "zerofs", std::make_shared<spdlog::sinks::stderr_sink_mt>());
+  auto logger =
+      std::make_shared<spdlog::logger>("zerofs", std::make_shared<spdlog::sinks::stderr_sink_mt>());
   logger->set_level(spdlog::level::from_str(options.log_level));
   logger->set_pattern(options.log_format == "json"
                           ? R"({"time":"%Y-%m-%dT%H:%M:%S.%e%z","level":"%l","message":"%v"})"
@@ -59,6 +59,7 @@ Exit run(const Options& options) {
   if (options.command == "init") return run_init(options);
   if (options.command == "change-password") return run_change_password(options);
   if (options.command == "status") return run_status(options);
+  if (options.command == "store check") return run_store_check(options);
   return run_volume(options);
 }
 
