@@ -20,8 +20,9 @@ enum class Answer : u8 {
   slow_down,     // 503, 429
   failed,        // other 5xx
   none,          // no whole answer: connect, time-out, stall, reset, truncated
+  abandoned,     // of a hedged pair, the slower
 };
-constexpr u32 kAnswers = 7;
+constexpr u32 kAnswers = 8;
 
 const char* name_of(Operation operation);
 const char* name_of(store::Class klass);
