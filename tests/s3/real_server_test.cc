@@ -186,8 +186,8 @@ TEST_CASE("real server: the store's own probe") {
   if (!config) return;
   const auto store = world.start(*config);
   CHECK(world.run(store::probe_thoroughly(world.runtime(), *store)));
-  CHECK(world.run(store::probe_at_start(world.runtime(), *store)));
-  CHECK(world.run(store::probe_at_start(world.runtime(), *store)));
+  CHECK(world.run(store::probe_at_start(world.runtime(), *store, "here")));
+  CHECK(world.run(store::probe_at_start(world.runtime(), *store, "here")));
   remove_all(world, *store);
 }
 
