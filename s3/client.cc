@@ -70,9 +70,7 @@ Task<Response> Client::perform(Request& request) {
     Duration wait{};
     switch (verdict.next) {
       case Next::done: break;
-      case Next::give_up:
-        complain(verdict);
-        co_return std::unexpected(verdict.error);
+      case Next::give_up: complain(verdict); co_return std::unexpected(verdict.error);
       case Next::renew_keys: co_await renew(response, progress, verdict.error); break;
       case Next::move: co_await move(verdict, progress); break;
       case Next::fix_clock: co_await fix_clock(response, verdict, progress); break;
@@ -112,12 +110,11 @@ Task<> Client::credentials_ready(Instant deadline) {
 
 Task<> Client::hash_body(Request& request) {
   const Payload payload = shared_.config.payload;
-  const bool wanted = payload == Payload::signed_ ||
-                      (payload == Payload::automatic && !shared_.place()->base.tls);
+  const bool wanted =
+      payload == Payload::signed_ || (payload == Payload::automatic && !shared_.place()->base.tls);
   if (!wanted || request.body.size() <= kHashInlineBytesMax || request.body_hash) co_return {};
   auto work = [body = request.body] { return sha256(body); };
-  const Priority priority =
-      request.klass == store::Class::bulk ? Priority::bulk : Priority::urgent;
+  const Priority priority = request.klass == store::Class::bulk ? Priority::bulk : Priority::urgent;
   request.body_hash = co_await offload(runtime_.executor, priority, std::move(work));
   co_return {};
 }
@@ -160,8 +157,8 @@ Result<> Client::fix_clock(const Response& response, const Verdict& verdict, Pro
 
 // A read goes on behind its last byte, if the object is still the same.
 void Client::keep_what_arrived(Request& request, const Response& response, Progress& progress) {
-  const bool resumable = request.range && (response.status == 206 || response.status == 200) &&
-                         response.received != 0;
+  const bool resumable =
+      request.range && (response.status == 206 || response.status == 200) && response.received != 0;
   if (!resumable) return;
   request.filled += response.received;
   if (request.filled == request.into.size()) request.filled = 0;  // only its end was wrong

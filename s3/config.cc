@@ -45,8 +45,8 @@ Result<> take_url(Config& config, std::string_view url) {
   while (prefix.ends_with('/')) prefix.remove_suffix(1);
   config.prefix = prefix;
   const auto is_bucket_character = [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
-           c == '-' || c == '.' || c == '_';
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
+           c == '.' || c == '_';
   };
   if (config.bucket.empty() || config.bucket.size() > 255 ||
       !std::ranges::all_of(config.bucket, is_bucket_character)) {
@@ -63,11 +63,11 @@ Result<> take_url(Config& config, std::string_view url) {
 // The container's endpoint carries our token: only where the AWS tools would send it too.
 bool is_trusted_container_uri(const std::string& uri) {
   if (uri.starts_with("https://")) return true;
-  for (const char* host : {"http://127.0.0.1", "http://localhost", "http://[::1]",
-                           "http://169.254.170.2", "http://169.254.170.23",
-                           "http://[fd00:ec2::23]"}) {
-    const std::string_view rest = std::string_view(uri).substr(
-        std::min(uri.size(), std::string_view(host).size()));
+  for (const char* host :
+       {"http://127.0.0.1", "http://localhost", "http://[::1]", "http://169.254.170.2",
+        "http://169.254.170.23", "http://[fd00:ec2::23]"}) {
+    const std::string_view rest =
+        std::string_view(uri).substr(std::min(uri.size(), std::string_view(host).size()));
     if (uri.starts_with(host) && (rest.starts_with('/') || rest.starts_with(':'))) return true;
   }
   return false;
@@ -118,8 +118,7 @@ Result<> take_credentials(CredentialOptions& out, const Options& options,
                              .value_or(home.empty() ? "" : home + "/.aws/credentials");
   out.config_file = variable(environment, {"AWS_CONFIG_FILE"})
                         .value_or(home.empty() ? "" : home + "/.aws/config");
-  out.web_identity_token_file =
-      variable(environment, {"AWS_WEB_IDENTITY_TOKEN_FILE"}).value_or("");
+  out.web_identity_token_file = variable(environment, {"AWS_WEB_IDENTITY_TOKEN_FILE"}).value_or("");
   out.role_arn = variable(environment, {"AWS_ROLE_ARN"}).value_or("");
   out.role_session_name = variable(environment, {"AWS_ROLE_SESSION_NAME"}).value_or("zerofs");
   out.sts_endpoint = variable(environment, {"AWS_ENDPOINT_URL_STS"}).value_or("");
@@ -147,17 +146,17 @@ Result<Config> config_from(std::string_view url, const Options& options,
   const Ini ini = parse_ini(environment.file(config.credentials.config_file).value_or(""));
   const IniSection* profile = profile_section(ini, config.credentials.profile);
 
-  config.endpoint = options.endpoint.value_or(
-      variable(environment, {"AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"})
-          .value_or(from_profile(profile, "endpoint_url")));
+  config.endpoint =
+      options.endpoint.value_or(variable(environment, {"AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"})
+                                    .value_or(from_profile(profile, "endpoint_url")));
   while (config.endpoint.ends_with('/')) config.endpoint.pop_back();
-  std::string region = options.region.value_or(
-      variable(environment, {"AWS_REGION", "AWS_DEFAULT_REGION"})
-          .value_or(from_profile(profile, "region")));
+  std::string region =
+      options.region.value_or(variable(environment, {"AWS_REGION", "AWS_DEFAULT_REGION"})
+                                  .value_or(from_profile(profile, "region")));
   if (!region.empty()) config.region = std::move(region);
   const auto is_region_character = [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
-           c == '-' || c == '_';
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '-' ||
+           c == '_';
   };
   if (!std::ranges::all_of(config.region, is_region_character)) {
     return invalid("a region's name has letters, digits and '-'");

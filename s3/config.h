@@ -64,7 +64,7 @@ struct Deadlines {
   Duration first_byte = 5s;  // of the answer, after the last byte of the request has left
   Duration stall = 2s;       // without any byte in either direction
   Duration operation = 10s;  // no new attempt begins after this
-  Duration idle = 4s;        // connections without use are closed: servers close theirs after 5-20 s
+  Duration idle = 4s;  // connections without use are closed: servers close theirs after 5-20 s
 };
 
 struct Hedging {
@@ -72,7 +72,7 @@ struct Hedging {
   Duration delay_min = 20ms;
 };
 
-struct Prices {  // dollars; the defaults are S3 Standard, us-east-1
+struct Prices {                    // dollars; the defaults are S3 Standard, us-east-1
   double per_1000_writes = 0.005;  // PUT, LIST, multipart
   double per_1000_reads = 0.0004;  // GET, HEAD
   double per_gb_received = 0;      // free inside the region

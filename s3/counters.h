@@ -30,8 +30,8 @@ const char* name_of(Answer answer);
 
 // Upper bounds of the latency histogram in microseconds; one more cell counts what is above.
 constexpr std::array<u32, 20> kLatencyBoundsUs = {
-    500,    1000,   2000,   3000,    5000,    7500,    10000,   15000,   20000,   30000,
-    50000,  75000,  100000, 150000,  250000,  500000,  1000000, 2500000, 5000000, 10000000};
+    500,   1000,  2000,   3000,   5000,   7500,   10000,   15000,   20000,   30000,
+    50000, 75000, 100000, 150000, 250000, 500000, 1000000, 2500000, 5000000, 10000000};
 
 // A copy at one moment. Every HTTP request that was sent, or tried, is in exactly one cell.
 struct Counters {

@@ -111,11 +111,11 @@ Result<Credentials> from_web_identity(const WebIdentity& identity, const std::st
                                       const std::string& region, const std::string& ca_file) {
   TRY(const std::string token,
       read_token(identity.token_file, "the web identity token file is missing or empty"));
-  Call request{.url = endpoint.empty() ? fmt::format("https://sts.{}.amazonaws.com/", region)
-                                       : endpoint,
-               .method = "POST",
-               .headers = {"Content-Type: application/x-www-form-urlencoded"},
-               .ca_file = ca_file};
+  Call request{
+      .url = endpoint.empty() ? fmt::format("https://sts.{}.amazonaws.com/", region) : endpoint,
+      .method = "POST",
+      .headers = {"Content-Type: application/x-www-form-urlencoded"},
+      .ca_file = ca_file};
   request.form = fmt::format(
       "Action=AssumeRoleWithWebIdentity&Version=2011-06-15&RoleArn={}&RoleSessionName={}"
       "&WebIdentityToken={}",
@@ -131,8 +131,8 @@ Result<Credentials> from_container(const CredentialOptions& options, const std::
                .local = options.container_uri.starts_with("http://")};
   std::string token = options.container_token.value;
   if (!options.container_token_file.empty()) {
-    TRY(token, read_token(options.container_token_file,
-                          "the container's token file is missing or empty"));
+    TRY(token,
+        read_token(options.container_token_file, "the container's token file is missing or empty"));
   }
   if (!token.empty()) request.headers.push_back("Authorization: " + token);
   TRY(const std::string body, call_for_body(request, "the container's credentials endpoint"));
@@ -204,15 +204,14 @@ std::optional<Result<Credentials>> from_profile(const CredentialOptions& options
 
 std::optional<WallTime> parse_iso_time(std::string_view text) {
   // 2026-01-02T03:04:05[.frac]Z
-  if (text.size() < 20 || text[4] != '-' || text[7] != '-' || text[10] != 'T' ||
-      text[13] != ':' || text[16] != ':' || text.back() != 'Z') {
+  if (text.size() < 20 || text[4] != '-' || text[7] != '-' || text[10] != 'T' || text[13] != ':' ||
+      text[16] != ':' || text.back() != 'Z') {
     return std::nullopt;
   }
   bool good = true;
   const auto number = [&](std::size_t at, std::size_t count) {
     int value = 0;
-    const auto [end, error] =
-        std::from_chars(text.data() + at, text.data() + at + count, value);
+    const auto [end, error] = std::from_chars(text.data() + at, text.data() + at + count, value);
     good = good && error == std::errc() && end == text.data() + at + count && value >= 0;
     return value;
   };
@@ -244,11 +243,10 @@ Result<Credentials> parse_assume_role(Bytes xml) {
                                    .child("AssumeRoleWithWebIdentityResult")
                                    .child("Credentials");
   if (!loaded || !found) return fail(Code::retry, "AssumeRoleWithWebIdentity gave no credentials");
-  Credentials out{
-      .access_key = found.child("AccessKeyId").text().get(),
-      .secret_key = {found.child("SecretAccessKey").text().get()},
-      .session_token = {found.child("SessionToken").text().get()},
-      .expires = parse_iso_time(found.child("Expiration").text().get())};
+  Credentials out{.access_key = found.child("AccessKeyId").text().get(),
+                  .secret_key = {found.child("SecretAccessKey").text().get()},
+                  .session_token = {found.child("SessionToken").text().get()},
+                  .expires = parse_iso_time(found.child("Expiration").text().get())};
   if (out.access_key.empty() || out.secret_key.empty()) {
     return fail(Code::denied, "AssumeRoleWithWebIdentity gave no credentials");
   }

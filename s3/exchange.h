@@ -20,9 +20,9 @@ struct Request {
   Operation operation = Operation::get;
   store::Class klass = store::Class::foreground;
   Method method = Method::get;
-  std::string key;                // in the bucket, unescaped; empty: the bucket itself
-  std::vector<Parameter> query;   // unescaped
-  std::vector<Header> headers;    // besides host, authorization, x-amz-*, range, if-match
+  std::string key;               // in the bucket, unescaped; empty: the bucket itself
+  std::vector<Parameter> query;  // unescaped
+  std::vector<Header> headers;   // besides host, authorization, x-amz-*, range, if-match
   Bytes body;
   std::optional<Sha256> body_hash;  // known already; else the transport hashes when it must
 
@@ -38,14 +38,14 @@ struct Request {
 };
 
 enum class Failure : u8 {
-  none,         // a whole answer
-  connect,      // no connection in time
-  first_byte,   // no answer in time
-  stall,        // it stopped half way
-  reset,        // the connection broke
-  truncated,    // it ended early
-  tls,          // the server's certificate is not to be trusted
-  too_long,     // more bytes than asked for, or slower than any deadline
+  none,        // a whole answer
+  connect,     // no connection in time
+  first_byte,  // no answer in time
+  stall,       // it stopped half way
+  reset,       // the connection broke
+  truncated,   // it ended early
+  tls,         // the server's certificate is not to be trusted
+  too_long,    // more bytes than asked for, or slower than any deadline
   other,
 };
 const char* name_of(Failure failure);
@@ -65,12 +65,12 @@ struct Response {
   std::optional<ContentRange> content_range;
   std::optional<u64> content_length;
   std::optional<WallTime> date;
-  std::string region;      // x-amz-bucket-region
+  std::string region;  // x-amz-bucket-region
   std::string location;
   std::string request_id;
   std::optional<Duration> retry_after;
-  u64 received = 0;  // bytes of the object in `into`, after `filled`, or in `body`
-  Buffer body;       // what is not written to `into`; the error document of a refusal
+  u64 received = 0;                // bytes of the object in `into`, after `filled`, or in `body`
+  Buffer body;                     // what is not written to `into`; the error document of a refusal
   u64 credentials_generation = 0;  // of the keys that signed it
   std::string region_used;
 

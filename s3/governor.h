@@ -18,8 +18,7 @@ constexpr u32 kCapMin = 2;
 // Not thread-safe.
 class Governor {
  public:
-  explicit Governor(const Caps& caps)
-      : full_{caps.log, caps.foreground, caps.bulk}, caps_(full_) {}
+  explicit Governor(const Caps& caps) : full_{caps.log, caps.foreground, caps.bulk}, caps_(full_) {}
 
   u32 cap(store::Class klass, Instant now);
   // A request of `klass` was told to slow down. Bulk pays first; when it has nothing left to give,

@@ -21,9 +21,9 @@ Sha256 sha256(Bytes bytes) {
 Sha256 hmac_sha256(Bytes key, Bytes bytes) {
   Sha256 out;
   unsigned size = 0;
-  const unsigned char* made = HMAC(EVP_sha256(), key.data(), static_cast<int>(key.size()),
-                                   chars(bytes), bytes.size(),
-                                   reinterpret_cast<unsigned char*>(out.data()), &size);
+  const unsigned char* made =
+      HMAC(EVP_sha256(), key.data(), static_cast<int>(key.size()), chars(bytes), bytes.size(),
+           reinterpret_cast<unsigned char*>(out.data()), &size);
   INVARIANT(made != nullptr && size == out.size());
   return out;
 }

@@ -15,8 +15,8 @@ using Ini = std::map<std::string, IniSection, std::less<>>;
 // spaces; keys are in lower case.
 Ini parse_ini(std::string_view text);
 
-// The section of a profile: "name" in the credentials file, "profile name" in the config file, where
-// the default profile has either.
+// The section of a profile: "name" in the credentials file, "profile name" in the config file,
+// where the default profile has either.
 const IniSection* profile_section(const Ini& ini, std::string_view profile);
 
 }  // namespace zerofs::s3

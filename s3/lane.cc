@@ -9,8 +9,8 @@ namespace zerofs::s3 {
 
 namespace {
 
-// A stall begins at any moment: what is under way is looked at this often.
-constexpr Duration kLookEvery = 250ms;
+// A stall begins at any moment: what is under way is looked at this often in its patience.
+constexpr i32 kLooksPerStall = 8;
 
 CURLM* make_multi() {
   CURLM* multi = curl_multi_init();
@@ -21,7 +21,10 @@ CURLM* make_multi() {
 }  // namespace
 
 Lane::Lane(Shared& shared, Mailbox& mailbox, const char* thread_name)
-    : shared_(shared), mailbox_(mailbox), multi_(make_multi()) {
+    : shared_(shared),
+      mailbox_(mailbox),
+      look_every_(shared.config.deadlines.stall / kLooksPerStall),
+      multi_(make_multi()) {
   const auto serve = [this, thread_name] {
     pthread_setname_np(pthread_self(), thread_name);
     sigset_t all;
@@ -86,8 +89,7 @@ void Lane::take_submitted() {
 
 void Lane::start_waiting(Instant now) {
   for (u32 k = 0; k < kClasses; ++k) {
-    while (!waiting_[k].empty() &&
-           in_flight_[k] < shared_.cap(static_cast<store::Class>(k), now)) {
+    while (!waiting_[k].empty() && in_flight_[k] < shared_.cap(static_cast<store::Class>(k), now)) {
       Exchange& exchange = *waiting_[k].front();
       waiting_[k].pop_front();
       --shared_.stats.waiting[k];
@@ -118,7 +120,7 @@ void Lane::launch(Flight& flight, Instant now) {
   transfer.index = active_.size();
   active_.push_back(&transfer);
   connections_ = true;
-  next_look_ = std::min(next_look_, now + kLookEvery);
+  next_look_ = std::min(next_look_, now + look_every_);
   const CURLMcode added = curl_multi_add_handle(multi_, transfer.easy());
   INVARIANT(added == CURLM_OK);
 }
@@ -190,7 +192,7 @@ void Lane::answer(Flight& flight, Response response) {
 }
 
 void Lane::look_at_clock(Instant now) {
-  next_look_ = now + kLookEvery;
+  next_look_ = now + look_every_;
   for (std::size_t i = 0; i < active_.size();) {
     Transfer& transfer = *active_[i];
     if (transfer.is_late(now)) {

@@ -40,6 +40,7 @@ class Lane {
 
   Shared& shared_;
   Mailbox& mailbox_;
+  const Duration look_every_;
 
   std::mutex mutex_;  // guards multi_ against being exchanged, submitted_ and stopping_
   CURLM* multi_;

@@ -150,15 +150,13 @@ Task<> S3Store::remove(std::string name) {
   co_return {};
 }
 
-Task<std::vector<std::string>> S3Store::list(std::string prefix, std::string after,
-                                             u32 count_max) {
+Task<std::vector<std::string>> S3Store::list(std::string prefix, std::string after, u32 count_max) {
   std::vector<std::string> names;
   const std::string base = impl_->key("");
   std::string continuation;
   while (names.size() < count_max) {
-    Request request{.operation = Operation::list,
-                    .klass = store::Class::foreground,
-                    .method = Method::get};
+    Request request{
+        .operation = Operation::list, .klass = store::Class::foreground, .method = Method::get};
     const u64 keys = std::min(kKeysPerPage, u64{count_max} - names.size());
     request.query = {{"list-type", "2"},
                      {"encoding-type", "url"},

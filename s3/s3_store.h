@@ -13,8 +13,8 @@ namespace zerofs::s3 {
 // Is the bucket there? From any thread.
 struct State {
   bool reachable = true;
-  Duration failing_for{};   // since the first failure after the last success; 0 when reachable
-  std::string last_error;   // for people; kept after recovery; no secrets
+  Duration failing_for{};  // since the first failure after the last success; 0 when reachable
+  std::string last_error;  // for people; kept after recovery; no secrets
 };
 
 class S3Store final : public store::ObjectStore {

@@ -19,8 +19,8 @@ WallTime now_wall() {
 
 Result<Place> place_of(const Config& config, const std::string& region) {
   const bool aws = config.endpoint.empty();
-  TRY(Url base, parse_url(aws ? fmt::format("https://s3.{}.amazonaws.com", region)
-                              : config.endpoint));
+  TRY(Url base,
+      parse_url(aws ? fmt::format("https://s3.{}.amazonaws.com", region) : config.endpoint));
   bool in_host = config.addressing == Addressing::virtual_host;
   if (config.addressing == Addressing::automatic) {
     // A certificate for *.s3.… does not cover a dot.
@@ -39,8 +39,8 @@ Result<Place> place_of(const Config& config, const std::string& region) {
 }
 
 void Stats::note(Operation operation, store::Class klass, Answer answer, Duration latency) {
-  Cell& cell = cells_[static_cast<u32>(operation)][static_cast<u32>(klass)]
-                     [static_cast<u32>(answer)];
+  Cell& cell =
+      cells_[static_cast<u32>(operation)][static_cast<u32>(klass)][static_cast<u32>(answer)];
   const u64 us = static_cast<u64>(std::max<i64>(0, latency.count() / 1000));
   const auto bound = std::ranges::lower_bound(kLatencyBoundsUs, us);
   cell.latency[static_cast<u64>(bound - kLatencyBoundsUs.begin())].fetch_add(

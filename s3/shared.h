@@ -83,8 +83,8 @@ class Shared {
   const Config config;
   Stats stats;
   Health health;
-  std::atomic<i64> clock_skew_s = 0;            // the server's clock minus ours
-  std::atomic<bool> unquoted_etags = false;     // this endpoint wants If-Match without quotes
+  std::atomic<i64> clock_skew_s = 0;         // the server's clock minus ours
+  std::atomic<bool> unquoted_etags = false;  // this endpoint wants If-Match without quotes
 
   std::shared_ptr<const Place> place() const {
     const std::scoped_lock lock(mutex_);

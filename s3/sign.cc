@@ -51,8 +51,7 @@ std::string Signer::authorization(const ToSign& request, std::vector<Header> hea
                                   WallTime now) {
   std::ranges::sort(headers, {}, &Header::name);
   std::string names;
-  std::string canonical =
-      fmt::format("{}\n{}\n{}\n", request.method, request.path, request.query);
+  std::string canonical = fmt::format("{}\n{}\n{}\n", request.method, request.path, request.query);
   for (const Header& header : headers) {
     if (!names.empty()) names += ';';
     names += header.name;
@@ -69,8 +68,8 @@ std::string Signer::authorization(const ToSign& request, std::vector<Header> hea
   const std::string time = amz_date(now);
   const std::string_view day = std::string_view(time).substr(0, 8);
   const std::string scope = fmt::format("{}/{}/{}/aws4_request", day, region, request.service);
-  const std::string to_sign = fmt::format("AWS4-HMAC-SHA256\n{}\n{}\n{}", time, scope,
-                                          hex(sha256(bytes_of(canonical))));
+  const std::string to_sign =
+      fmt::format("AWS4-HMAC-SHA256\n{}\n{}\n{}", time, scope, hex(sha256(bytes_of(canonical))));
   const Sha256 signature =
       hmac_sha256(key(credentials, day, region, request.service), bytes_of(to_sign));
   return fmt::format("AWS4-HMAC-SHA256 Credential={}/{},SignedHeaders={},Signature={}",

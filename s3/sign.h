@@ -15,9 +15,9 @@ namespace zerofs::s3 {
 struct Credentials {
   std::string access_key;
   Secret secret_key;
-  Secret session_token;              // empty: none
-  std::optional<WallTime> expires;   // none: they do not
-  bool anonymous = false;            // requests are not signed
+  Secret session_token;             // empty: none
+  std::optional<WallTime> expires;  // none: they do not
+  bool anonymous = false;           // requests are not signed
 };
 
 // Names in lower case, values without white space at either end.

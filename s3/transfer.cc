@@ -29,7 +29,8 @@ void set(CURL* easy, CURLoption option, Value value) {
 }
 
 bool same_letters(std::string_view a, std::string_view b) {
-  return std::ranges::equal(a, b, [](char x, char y) { return std::tolower(x) == std::tolower(y); });
+  return std::ranges::equal(a, b,
+                            [](char x, char y) { return std::tolower(x) == std::tolower(y); });
 }
 
 }  // namespace
@@ -145,8 +146,7 @@ std::string Transfer::range_header(const Request& request) const {
 }
 
 std::vector<Header> Transfer::headers_to_sign(const Request& request, const Place& place,
-                                              const std::string& payload_hash,
-                                              WallTime now) const {
+                                              const std::string& payload_hash, WallTime now) const {
   std::vector<Header> headers = request.headers;
   headers.push_back({"host", place.base.authority()});
   headers.push_back({"x-amz-content-sha256", payload_hash});
@@ -182,10 +182,8 @@ void Transfer::set_headers(const Request& request, const Place& place, Signer& s
   if (!credentials.anonymous) {
     const std::string query = canonical_query(request.query);
     const std::string path = place.path + escape(request.key, Slash::keep);
-    const ToSign to_sign{.method = verb(request.method),
-                         .path = path,
-                         .query = query,
-                         .payload_hash = payload_hash};
+    const ToSign to_sign{
+        .method = verb(request.method), .path = path, .query = query, .payload_hash = payload_hash};
     add_header("Authorization",
                signer.authorization(to_sign, headers, credentials, place.region, now));
   }
@@ -402,8 +400,8 @@ Instant Transfer::deadline() const {
   // libcurl itself keeps the time of connecting; this is for a resolver that never answers.
   if (!connected_) return started_ + 2 * limits.connect;
   const u64 body = flight_->exchange.request.body.size();
-  Duration patience = limits.first_byte + std::chrono::milliseconds(
-                                              body * 1000 / kStoringBytesPerSecond);
+  Duration patience =
+      limits.first_byte + std::chrono::milliseconds(body * 1000 / kStoringBytesPerSecond);
   if (has_status() || (streams_body_ && body_sent_ < body)) patience = limits.stall;
   return std::min(end_of_all_, progress_ + patience);
 }

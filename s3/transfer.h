@@ -82,7 +82,7 @@ class Transfer {
   Flight* flight_ = nullptr;
   Response response_;
   Instant started_{};
-  Instant progress_{};   // of the last byte in either direction
+  Instant progress_{};    // of the last byte in either direction
   Instant end_of_all_{};  // however steadily it trickles
   std::optional<Duration> first_byte_after_;
   u64 body_sent_ = 0;

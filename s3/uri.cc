@@ -11,7 +11,9 @@ namespace {
 
 constexpr char kDigits[] = "0123456789ABCDEF";
 
-bool is_digit(char c) { return c >= '0' && c <= '9'; }
+bool is_digit(char c) {
+  return c >= '0' && c <= '9';
+}
 bool is_unreserved(char c) {
   return (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z') || is_digit(c) || c == '-' || c == '.' ||
          c == '_' || c == '~';
@@ -61,7 +63,9 @@ std::string unescape(std::string_view text, Plus plus) {
 std::string Url::authority() const {
   return port == 0 ? host : fmt::format("{}:{}", host, port);
 }
-std::string Url::text() const { return (tls ? "https://" : "http://") + authority(); }
+std::string Url::text() const {
+  return (tls ? "https://" : "http://") + authority();
+}
 
 Result<Url> parse_url(std::string_view text) {
   Url url;
@@ -96,8 +100,7 @@ Result<Url> parse_url(std::string_view text) {
 
 bool is_address(std::string_view host) {
   if (host.starts_with('[')) return true;
-  return !host.empty() &&
-         std::ranges::all_of(host, [](char c) { return is_digit(c) || c == '.'; });
+  return !host.empty() && std::ranges::all_of(host, [](char c) { return is_digit(c) || c == '.'; });
 }
 
 }  // namespace zerofs::s3

@@ -14,8 +14,8 @@ namespace {
 
 // Namespaces differ between servers and say nothing: elements are found by their plain names.
 bool load(pugi::xml_document& document, Bytes body) {
-  return static_cast<bool>(document.load_buffer(body.data(), body.size(), pugi::parse_default,
-                                                pugi::encoding_utf8));
+  return static_cast<bool>(
+      document.load_buffer(body.data(), body.size(), pugi::parse_default, pugi::encoding_utf8));
 }
 
 std::string child_text(const pugi::xml_node& node, const char* name) {
@@ -110,8 +110,7 @@ Result<std::string> parse_upload_id(Bytes body) {
 }
 
 std::string complete_request(const std::vector<UploadedPart>& parts) {
-  std::string out =
-      "<CompleteMultipartUpload xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">";
+  std::string out = "<CompleteMultipartUpload xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">";
   for (const UploadedPart& part : parts) {
     out += fmt::format("<Part><PartNumber>{}</PartNumber><ETag>", part.number);
     append_text(out, part.etag);

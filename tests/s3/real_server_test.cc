@@ -42,7 +42,8 @@ void remove_all(World& world, S3Store& store) {
   const auto names = world.run(store.list("", "", 5000));
   REQUIRE(names.has_value());
   for (std::size_t i = 0; i < names->size(); i += 1000) {
-    const auto end = names->begin() + static_cast<std::ptrdiff_t>(std::min(names->size(), i + 1000));
+    const auto end =
+        names->begin() + static_cast<std::ptrdiff_t>(std::min(names->size(), i + 1000));
     CHECK(world.run(store.remove_many({names->begin() + static_cast<std::ptrdiff_t>(i), end})));
   }
   CHECK(world.run(store.list("", "", 10))->empty());
@@ -75,8 +76,7 @@ TEST_CASE("real server: create, read, suffix, size, remove") {
     CHECK(same(middle, body.bytes().subspan(bytes / 3)));
     Buffer beyond(bytes + 1);
     CHECK(code_of(world.run(store->read(name, 0, beyond, Class::foreground))) == Code::corrupt);
-    CHECK(code_of(world.run(store->read(name, bytes, middle, Class::foreground))) ==
-          Code::corrupt);
+    CHECK(code_of(world.run(store->read(name, bytes, middle, Class::foreground))) == Code::corrupt);
 
     for (const u64 asked : {u64{0}, u64{1}, bytes / 2 + 1, bytes, bytes + 1000}) {
       const auto tail = world.run(store->read_suffix(name, asked, Class::foreground));
@@ -118,8 +118,8 @@ TEST_CASE("real server: names of any bytes, listings with continuation") {
   const std::optional<Config> config = real_config(world);
   if (!config) return;
   const auto store = world.start(*config);
-  std::vector<std::string> names = {"a b",   "a+b",      "a%20b",   "a&b<c>\"d\"'e'", "ä/ö",
-                                    "q?x=1", "h#frag",   "..a",     "back\\slash",    "~tilde",
+  std::vector<std::string> names = {"a b",   "a+b",       "a%20b",       "a&b<c>\"d\"'e'", "ä/ö",
+                                    "q?x=1", "h#frag",    "..a",         "back\\slash",    "~tilde",
                                     "x;y,z", "at@colon:", "$!*()[]{}|^`"};
   for (const std::string& name : names) {
     CAPTURE(name);
