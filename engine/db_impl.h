@@ -143,6 +143,7 @@ class Db::Impl final : public cache::StaleJudge, public log::LogWriter::Listener
   struct ChunkFill;
   bool erased_in_batches(ObjectId object, u64 chunk) const;
   Task<> resolve(ObjectId object, u64 chunk, u32 asked, u32 welcome, std::vector<lsm::Found>& out);
+  bool is_overtaken(Object& object, u64 first_page, u64 end_page);
   Task<> fetch(Object& object, u64 offset, u64 bytes);
   Task<> fetch_group(std::vector<std::shared_ptr<FrameFlight>> group);
   Task<> read_segment(lsm::SegmentId segment, u64 offset, MutableBytes out);
@@ -205,6 +206,7 @@ class Db::Impl final : public cache::StaleJudge, public log::LogWriter::Listener
 
   // Fills (db_read.cc): by segment and offset.
   std::map<std::pair<u64, u64>, std::shared_ptr<FrameFlight>> flights_;
+  Event landed_;           // a fill has ended
   u64 reading_pages_ = 0;  // of cold reads in progress
   u64 reading_pages_max_ = 0;
   u64 ahead_pages_ = 0;  // being fetched ahead of sequential readers

@@ -58,6 +58,7 @@ Db::Impl::Impl(Runtime runtime, store::ObjectStore& store, const format::Databas
       durable_(runtime.executor),
       seal_wake_(runtime.executor),
       memtable_wake_(runtime.executor),
+      landed_(runtime.executor),
       idle_(runtime.executor),
       fence_event_(runtime.executor),
       gate_(runtime.executor) {

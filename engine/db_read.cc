@@ -59,20 +59,24 @@ struct Db::Impl::FrameFlight {
 
 // One chunk being filled: holds a flight on its node.
 struct Db::Impl::ChunkFill {
-  ChunkFill(cache::PageCache& cache, Node& node, u32 asked)
-      : cache(&cache), node(&node), asked(asked) {
+  ChunkFill(cache::PageCache& cache, Event& landed, Node& node, u32 asked)
+      : cache(&cache), landed(&landed), node(&node), asked(asked) {
     cache.begin_flight(node);
   }
   ChunkFill(ChunkFill&& other) noexcept
       : cache(std::exchange(other.cache, nullptr)),
+        landed(other.landed),
         node(other.node),
         asked(other.asked),
         found(std::move(other.found)),
         flights(std::move(other.flights)) {}
   ~ChunkFill() {
-    if (cache != nullptr) cache->end_flight(*node);
+    if (cache == nullptr) return;
+    cache->end_flight(*node);
+    if (landed->has_waiters()) landed->wake_all();
   }
   cache::PageCache* cache;
+  Event* landed;
   Node* node;
   u32 asked;
   std::vector<Found> found;
@@ -99,8 +103,7 @@ bool Db::Impl::pin(Object& object, u64 offset, u32 bytes, bool touch, std::vecto
     if (touch) node->touched |= need;
     while (at < chunk_end) {
       const u32 begin_in_page = at % kPageBytes;
-      const u32 count =
-          static_cast<u32>(std::min<u64>(kPageBytes - begin_in_page, chunk_end - at));
+      const u32 count = static_cast<u32>(std::min<u64>(kPageBytes - begin_in_page, chunk_end - at));
       const PageIndex page = node->pages[at / kPageBytes % kPagesPerChunk];
       at += count;
       if (cache::is_memory(page)) {
@@ -184,9 +187,8 @@ Task<> Db::Impl::prefetch(Object& object, u64 offset, u64 bytes) {
 
 bool Db::Impl::erased_in_batches(ObjectId object, u64 chunk) const {
   if (open_.erased.covers(object, chunk)) return true;
-  return std::ranges::any_of(log_.batches(), [&](const auto& batch) {
-    return batch->erased.covers(object, chunk);
-  });
+  return std::ranges::any_of(
+      log_.batches(), [&](const auto& batch) { return batch->erased.covers(object, chunk); });
 }
 
 bool Db::Impl::erased_after(ObjectId object, u64 chunk, u64 sealed_seq) {
@@ -221,16 +223,35 @@ Task<> Db::Impl::resolve(ObjectId object, u64 chunk, u32 asked, u32 welcome,
   co_return {};
 }
 
+// Whether a page that is wanted cannot be filled now: a mutation overtook it in a flight that is
+// still under way.
+bool Db::Impl::is_overtaken(Object& object, u64 first_page, u64 end_page) {
+  for (u64 chunk = first_page / kPagesPerChunk; chunk * kPagesPerChunk < end_page; ++chunk) {
+    const Node* node = cache_.find(object, chunk);
+    if (node == nullptr) continue;
+    if ((mask_between(chunk, first_page, end_page) & node->overtaken & ~node->present) != 0) {
+      return true;
+    }
+  }
+  return false;
+}
+
 Task<> Db::Impl::fetch(Object& object, u64 offset, u64 bytes) {
   const u64 first_page = offset / kPageBytes;
   const u64 end_page = (offset + bytes + kPageBytes - 1) / kPageBytes;
+  // Asking again at once would be for ever: such a lookup may need no request, and then the flight
+  // never gets its turn.
+  while (is_overtaken(object, first_page, end_page)) {
+    co_await landed_.wait();
+    co_await usable();
+  }
   std::vector<ChunkFill> fills;
   for (u64 chunk = first_page / kPagesPerChunk; chunk * kPagesPerChunk < end_page; ++chunk) {
     const u32 wanted = mask_between(chunk, first_page, end_page);
     Node* node = cache_.find(object, chunk);
     if (node != nullptr && (node->present & wanted) == wanted) continue;
     Node& filled = cache_.find_or_create(object, chunk);
-    fills.emplace_back(cache_, filled, wanted & ~filled.present);
+    fills.emplace_back(cache_, landed_, filled, wanted & ~filled.present);
   }
   for (ChunkFill& fill : fills) {
     const u32 welcome = ~(fill.node->present | fill.asked);
@@ -244,11 +265,10 @@ Task<> Db::Impl::fetch(Object& object, u64 offset, u64 bytes) {
     for (std::size_t i = 0; i < fill.found.size(); ++i) {
       const Found& found = fill.found[i];
       if (found.kind != RunKind::data || (found.mask & fill.asked) == 0) continue;
-      std::shared_ptr<FrameFlight>& flight =
-          flights_[{found.segment.value, found.frame.offset}];
+      std::shared_ptr<FrameFlight>& flight = flights_[{found.segment.value, found.frame.offset}];
       if (flight == nullptr) {
-        flight = std::make_shared<FrameFlight>(runtime_.executor, *slab_, found.segment,
-                                               found.frame);
+        flight =
+            std::make_shared<FrameFlight>(runtime_.executor, *slab_, found.segment, found.frame);
         fresh.push_back(flight);
       }
       fill.flights[i] = flight;
@@ -323,8 +343,7 @@ Task<> Db::Impl::read_segment(lsm::SegmentId segment, u64 offset, MutableBytes o
   bool warned = false;
   for (;;) {
     ++reads_from_store_;
-    Result<> got =
-        co_await as_result(store_.read(name, offset, out, store::Class::foreground));
+    Result<> got = co_await as_result(store_.read(name, offset, out, store::Class::foreground));
     if (got) co_return {};
     const Error error = got.error();
     if (error.code() == Code::not_found || error.code() == Code::corrupt) {
@@ -372,8 +391,7 @@ Task<> Db::Impl::fetch_group(std::vector<std::shared_ptr<FrameFlight>> group) {
       alignas(64) thread_local std::byte plain[kFrameBytesMax];
       for (const auto& flight : group) {
         const lsm::FramePointer& frame = flight->frame;
-        const Bytes sealed =
-            raw.bytes().subspan(frame.offset - begin, frame.stored_bytes);
+        const Bytes sealed = raw.bytes().subspan(frame.offset - begin, frame.stored_bytes);
         const MutableBytes out(plain, u64{frame.page_count} * kPageBytes);
         TRY_VOID(format::open_frame(cipher, frame, sealed, out));
         for (u32 i = 0; i < frame.page_count; ++i) {

@@ -336,6 +336,78 @@ TEST_CASE("a cold random read costs one request; a sequential reader finds its d
   }
 }
 
+// Reads wait until they are let go.
+class HeldStore final : public store::ObjectStore {
+ public:
+  HeldStore(store::ObjectStore& inner, Executor& executor) : inner_(inner), released_(executor) {}
+  bool held = false;
+  void release() {
+    held = false;
+    released_.wake_all();
+  }
+  Task<> read(std::string name, u64 offset, MutableBytes out, store::Class klass) override {
+    while (held) co_await released_.wait();
+    co_return co_await as_result(inner_.read(name, offset, out, klass));
+  }
+  Task<store::Tail> read_suffix(std::string name, u64 bytes_max, store::Class klass) override {
+    return inner_.read_suffix(name, bytes_max, klass);
+  }
+  Task<> create(std::string name, Bytes body, store::Class klass) override {
+    return inner_.create(name, body, klass);
+  }
+  Task<> remove(std::string name) override { return inner_.remove(name); }
+  Task<std::vector<std::string>> list(std::string prefix, std::string after, u32 count) override {
+    return inner_.list(prefix, after, count);
+  }
+
+ private:
+  store::ObjectStore& inner_;
+  Event released_;
+};
+
+Task<> read_into(Db& db, Object& object, std::vector<Piece>& pieces, Result<>& result) {
+  result = co_await as_result(db.read(object, 0, kPageBytes, pieces));
+  co_return {};
+}
+
+TEST_CASE("a chunk discarded while it is being fetched can be read before the fetch is over") {
+  World world;
+  world.create();
+  HeldStore store(world.store(), world.reactor());
+  const auto open = [&] {
+    return std::move(*world.run(Db::open(world.runtime(), store, world.keys(), world.options())));
+  };
+  ObjectId id;
+  {
+    std::unique_ptr<Db> db = open();
+    id = db->new_object_id();
+    Object* object = db->open_object(id);
+    REQUIRE(world.run(db->write(*object, 0, noise(kChunkBytes))).has_value());
+    db->close_object(object);
+    REQUIRE(world.run(db->close()).has_value());
+  }
+  std::unique_ptr<Db> db = open();
+  Object* object = db->open_object(id);
+  static_cast<void>(read_all(world, *db, *object, kPageBytes * 30, kPageBytes));  // the index
+  store.held = true;
+  Gate gate(world.reactor());
+  std::vector<Piece> before, after;
+  Result<> read_before, read_after;
+  gate.spawn(read_into(*db, *object, before, read_before));
+  REQUIRE(world.run(db->discard(*object, 0, kChunkBytes)).has_value());
+  gate.spawn(read_into(*db, *object, after, read_after));  // must not spin here
+  store.release();
+  REQUIRE(world.run(gate.close()).has_value());
+  REQUIRE(read_before.has_value());
+  REQUIRE(read_after.has_value());
+  REQUIRE(after.size() == 1);
+  CHECK(after.front().is_zeroes());
+  db->unpin(before);
+  db->unpin(after);
+  db->close_object(object);
+  REQUIRE(world.run(db->close()).has_value());
+}
+
 TEST_CASE("a second opener fences the first, which acknowledges nothing more") {
   World world;
   world.create();
