@@ -20,7 +20,7 @@ using store::FileStore;
 namespace {
 
 // How often the store's health is looked at, and after how long an outage is worth a line.
-constexpr Duration kHealthInterval = 5s;
+constexpr Duration kHealthInterval = 2s;
 
 class Service final : public ControlServer::Handler, public SessionCloser, public Metrics::Source {
  public:
@@ -241,12 +241,12 @@ Task<> Service::watch_fence() {
   co_return {};
 }
 
-// An outage gets a line when it is noticed, then whenever it has doubled, and one when it is over.
+// An outage gets a line when it is noticed and whenever it has doubled; the store and the log say
+// when it is over.
 Task<> Service::watch_store() {
   WakeTimer timer(host_.reactor(), stop_);
   Instant next_look{};
   Duration worth_a_line = kHealthInterval;
-  Duration lasted{};
   while (watching_) {
     const Instant now = host_.reactor().now();
     if (now >= next_look) {
@@ -261,11 +261,8 @@ Task<> Service::watch_store() {
                      whole(store.failing_for).count(), format_size(store.waiting_bytes),
                      store.error);
         worth_a_line = 2 * store.failing_for;
-        lasted = store.failing_for;
-      } else if (store.failing_for == Duration{} && lasted != Duration{}) {
-        spdlog::info("{} is reachable again, after {} s or more", name, whole(lasted).count());
+      } else if (store.failing_for == Duration{}) {
         worth_a_line = kHealthInterval;
-        lasted = {};
       }
     }
     timer.arm(next_look);

@@ -46,6 +46,8 @@ Result<s3::Config> s3_config(const DatabaseOptions& options) {
   if (asked.payload == "signed") wanted.payload = s3::Payload::signed_;
   if (asked.payload == "unsigned") wanted.payload = s3::Payload::not_signed;
   TRY(s3::Config config, s3::config_from(options.store, wanted, s3::SystemEnvironment()));
+  // As many as recovery and cold reads keep in flight; S3 answers each at its own pace.
+  config.caps.foreground = 128;
   config.prices = {.per_1000_writes = asked.price_1000_writes,
                    .per_1000_reads = asked.price_1000_reads,
                    .per_gb_received = asked.price_gb_received,
