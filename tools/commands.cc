@@ -94,11 +94,11 @@ struct NoSessions final : SessionCloser {
   Task<> close_sessions(nbd::Volume&) override { co_return {}; }
 };
 
-Json request_of(const Options& options) {
-  Json request = {{"command", options.command}, {"name", options.name}};
-  if (options.size) request["size"] = *options.size;
-  request["shrink"] = options.shrink;
-  return request;
+ControlRequest request_of(const Options& options) {
+  return {.command = options.command,
+          .name = options.name,
+          .size = options.size.value_or(0),
+          .shrink = options.shrink};
 }
 
 std::string date_of(u64 unix_seconds) {
@@ -158,17 +158,15 @@ Task<Json> offline(Host& host, const Options& options) {
 
 }  // namespace
 
-Task<Json> execute_volume_command(nbd::VolumeSet& volumes, SessionCloser& sessions, Json request) {
-  const std::string command = request.value("command", "");
-  const std::string name = request.value("name", "");
-  const u64 size = request.value("size", u64{0});
+Task<Json> execute_volume_command(nbd::VolumeSet& volumes, SessionCloser& sessions,
+                                  ControlRequest request) {
+  const auto& [command, name, size, shrink] = request;
   Json answer = ok_json();
   if (command == "volume create") {
     co_await volumes.create(name, size);
   } else if (command == "volume resize") {
-    const auto shrink = request.value("shrink", false) ? nbd::VolumeSet::Shrink::allow
-                                                       : nbd::VolumeSet::Shrink::refuse;
-    co_await volumes.resize(name, size, shrink);
+    co_await volumes.resize(
+        name, size, shrink ? nbd::VolumeSet::Shrink::allow : nbd::VolumeSet::Shrink::refuse);
   } else if (command == "volume delete") {
     const std::shared_ptr<nbd::Volume> volume = volumes.find(name);
     if (volume != nullptr) co_await sessions.close_sessions(*volume);
@@ -186,13 +184,27 @@ Task<Json> execute_volume_command(nbd::VolumeSet& volumes, SessionCloser& sessio
   co_return std::move(answer);
 }
 
+namespace {
+// Only a server of another version answers what we do not expect.
+Exit explain_foreign_answer(const Options& options) {
+  explain(options.command, Error(Code::invalid,
+                                 "the running server's answer is not what this program expects; "
+                                 "is it of another version?"));
+  return Exit::failed;
+}
+}  // namespace
+
 Exit run_volume(const Options& options) {
   const Result<std::optional<Json>> asked = ask_server(control_path(options), request_of(options));
   if (!asked) {
     explain(options.command, asked.error());
     return exit_for(asked.error());
   }
-  if (*asked) return finish_volume(options, **asked);
+  try {
+    if (*asked) return finish_volume(options, **asked);
+  } catch (const Json::exception&) {
+    return explain_foreign_answer(options);
+  }
 
   Result<std::unique_ptr<Host>> host = Host::start(options.database, FileStore::IfMissing::fail);
   if (!host) return exit_for(host.error());
@@ -206,22 +218,8 @@ Exit run_volume(const Options& options) {
 
 // ---- status
 
-Exit run_status(const Options& options) {
-  const Result<std::optional<Json>> asked =
-      ask_server(control_path(options), {{"command", "status"}});
-  if (!asked) {
-    explain("status", asked.error());
-    return exit_for(asked.error());
-  }
-  if (!*asked) {
-    fmt::print(stderr, "zerofs: no server for {} runs on this machine\n", options.database.store);
-    return Exit::failed;
-  }
-  const Json& status = **asked;
-  if (options.json) {
-    fmt::print("{}\n", status.dump(2));
-    return Exit::ok;
-  }
+namespace {
+void print_status(const Json& status) {
   const auto number = [&](const char* key) { return status.value(key, u64{0}); };
   const auto size = [&](const char* key) { return format_size(number(key)); };
   fmt::print("term {}, manifest {}, up {} s, pid {}\n", number("term"), number("manifest_version"),
@@ -245,6 +243,30 @@ Exit run_status(const Options& options) {
     fmt::print("{} unreachable for {:.0f} s, {} waiting: {}\n",
                status.contains("s3_requests") ? "S3" : "STORE", seconds, size("dirty_bytes"),
                status.value("store_error", ""));
+  }
+}
+}  // namespace
+
+Exit run_status(const Options& options) {
+  const Result<std::optional<Json>> asked =
+      ask_server(control_path(options), {.command = "status"});
+  if (!asked) {
+    explain("status", asked.error());
+    return exit_for(asked.error());
+  }
+  if (!*asked) {
+    fmt::print(stderr, "zerofs: no server for {} runs on this machine\n", options.database.store);
+    return Exit::failed;
+  }
+  const Json& status = **asked;
+  if (options.json) {
+    fmt::print("{}\n", status.dump(2));
+    return Exit::ok;
+  }
+  try {
+    print_status(status);
+  } catch (const Json::exception&) {
+    return explain_foreign_answer(options);
   }
   return Exit::ok;
 }

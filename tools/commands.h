@@ -19,7 +19,8 @@ struct SessionCloser {
   virtual ~SessionCloser() = default;
   virtual Task<> close_sessions(nbd::Volume& volume) = 0;
 };
-Task<Json> execute_volume_command(nbd::VolumeSet& volumes, SessionCloser& sessions, Json request);
+Task<Json> execute_volume_command(nbd::VolumeSet& volumes, SessionCloser& sessions,
+                                  ControlRequest request);
 
 std::string control_path(const Options& options);
 

@@ -64,7 +64,9 @@ Json error_json(const Error& error) {
           {"error", error.text()},
           {"id", error.id()}};
 }
-Json ok_json() { return {{"ok", true}}; }
+Json ok_json() {
+  return {{"ok", true}};
+}
 
 // ---- server
 
@@ -123,9 +125,9 @@ Task<> ControlServer::accept_loop() {
       ::close(fd);
     } else {
       // A client that says nothing must not stay for ever.
-      const timeval idle{.tv_sec = std::chrono::duration_cast<std::chrono::seconds>(kControlIdleMax)
-                                       .count(),
-                         .tv_usec = 0};
+      const timeval idle{
+          .tv_sec = std::chrono::duration_cast<std::chrono::seconds>(kControlIdleMax).count(),
+          .tv_usec = 0};
       setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &idle, sizeof idle);
       clients_.push_back(fd);
       gate_.spawn(serve(fd));
@@ -159,12 +161,14 @@ Task<> ControlServer::serve(int fd) {
     if (line.size() > kControlLineBytesMax) break;
     for (std::size_t end = line.find('\n'); open && end != std::string::npos;
          end = line.find('\n')) {
-      Json request = Json::parse(line.substr(0, end), nullptr, false);
+      Result<ControlRequest> request = parse_control_request(line.substr(0, end));
       line.erase(0, end + 1);
-      Json answer = error_json(Error(Code::invalid, "not a JSON object"));
-      if (request.is_object()) {
-        Result<Json> handled = co_await as_result(handler_.handle(std::move(request)));
+      Json answer;
+      if (request) {
+        Result<Json> handled = co_await as_result(handler_.handle(std::move(*request)));
         answer = handled ? std::move(*handled) : error_json(handled.error());
+      } else {
+        answer = error_json(request.error());
       }
       const std::string text = line_of(answer);
       for (std::size_t at = 0; open && at < text.size();) {
@@ -194,7 +198,7 @@ Task<> ControlServer::close() {
 
 // ---- client
 
-Result<std::optional<Json>> ask_server(const std::string& path, const Json& request) {
+Result<std::optional<Json>> ask_server(const std::string& path, const ControlRequest& request) {
   const int fd = connect_to(path);
   if (fd < 0) {
     if (errno == ENOENT || errno == ECONNREFUSED) return std::optional<Json>();
@@ -203,7 +207,7 @@ Result<std::optional<Json>> ask_server(const std::string& path, const Json& requ
   }
   const timeval patience{.tv_sec = kAnswerSecondsMax, .tv_usec = 0};
   setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
-  const std::string text = line_of(request);
+  const std::string text = line_of(json_of(request));
   std::string line;
   if (send(fd, text.data(), text.size(), MSG_NOSIGNAL) == static_cast<ssize_t>(text.size())) {
     char buffer[4096];

@@ -5,13 +5,10 @@
 //   {"ok": true}          {"ok": false, "code": "invalid", "error": "…"}
 #pragma once
 
-#include <nlohmann/json.hpp>
-
 #include "engine/base/reactor.h"
+#include "tools/control_request.h"
 
 namespace zerofs::tools {
-
-using Json = nlohmann::json;
 
 constexpr std::size_t kControlLineBytesMax = 64 * kKiB;
 constexpr u32 kControlClientsMax = 16;
@@ -30,7 +27,7 @@ class ControlServer {
   class Handler {
    public:
     virtual ~Handler() = default;
-    virtual Task<Json> handle(Json request) = 0;
+    virtual Task<Json> handle(ControlRequest request) = 0;
   };
   ControlServer(Reactor& reactor, Handler& handler);
   ~ControlServer();
@@ -53,6 +50,6 @@ class ControlServer {
 };
 
 // Asks the server at `path`. None: nobody listens there. Errors: retry (it does not answer).
-Result<std::optional<Json>> ask_server(const std::string& path, const Json& request);
+Result<std::optional<Json>> ask_server(const std::string& path, const ControlRequest& request);
 
 }  // namespace zerofs::tools

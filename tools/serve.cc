@@ -49,8 +49,8 @@ class Service final : public ControlServer::Handler, public SessionCloser, publi
   }
   Metrics::Numbers numbers() const override;
 
-  Task<Json> handle(Json request) override {
-    if (request.value("command", "") == "status") co_return status();
+  Task<Json> handle(ControlRequest request) override {
+    if (request.command == "status") co_return status();
     co_return co_await execute_volume_command(host_.volumes(), *this, std::move(request));
   }
   Task<> close_sessions(nbd::Volume& volume) override { return server_->close_sessions_of(volume); }

@@ -1,10 +1,12 @@
-// Any bytes as a size, or as the configuration file of `zerofs serve`. The first byte says which.
+// Any bytes as a size, a request on the control socket, or the configuration file of `zerofs
+// serve`. The first byte says which.
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include <cstdio>
 
 #include "engine/base/types.h"
+#include "tools/control_request.h"
 #include "tools/options.h"
 #include "tools/sizes.h"
 
@@ -33,8 +35,13 @@ extern "C" int LLVMFuzzerInitialize(int*, char***) {
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size == 0) return 0;
   const std::string_view text(reinterpret_cast<const char*>(data) + 1, size - 1);
-  if (data[0] % 2 == 0) {
+  if (data[0] % 3 == 0) {
     use_config(text);
+  } else if (data[0] % 3 == 1) {
+    if (const Result<ControlRequest> request = parse_control_request(text)) {
+      const Result<ControlRequest> again = parse_control_request(json_of(*request).dump());
+      INVARIANT(again && *again == *request);
+    }
   } else if (const Result<u64> bytes = parse_size(text)) {
     static_cast<void>(format_size(*bytes));
   }
