@@ -173,6 +173,7 @@ void add_s3_status(Json& out, const s3::Counters& s3) {
   out["s3_requests"] = s3.requests();
   out["s3_puts"] = s3.requests(s3::Operation::put);
   out["s3_gets"] = s3.requests(s3::Operation::get);
+  out["s3_hedges"] = s3.hedges;
   out["s3_dollars"] = s3.dollars;
 }
 
