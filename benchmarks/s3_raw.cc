@@ -7,9 +7,9 @@
 //
 // Example: s3_raw --url s3://bucket/bench --endpoint http://127.0.0.1:7480 --region default
 //                 --operation put --bytes 4096 --parallel 1 --seconds 5
-#include <CLI/CLI.hpp>
 #include <fmt/format.h>
 #include <sys/resource.h>
+#include <CLI/CLI.hpp>
 
 #include <algorithm>
 #include <cstdio>
@@ -58,7 +58,10 @@ store::Class class_of(const std::string& name) {
 class Runner {
  public:
   Runner(const Load& load, Runtime runtime, S3Store& store)
-      : load_(load), runtime_(runtime), store_(store), klass_(class_of(load.klass)),
+      : load_(load),
+        runtime_(runtime),
+        store_(store),
+        klass_(class_of(load.klass)),
         body_(load.bytes) {
     runtime_.random.fill(body_);
     run_name_ = fmt::format("{:016x}", runtime_.random.next());
@@ -106,9 +109,9 @@ class Runner {
         "\"mean_ms\": {:.3f}, \"p50_ms\": {:.3f}, \"p99_ms\": {:.3f}, "
         "\"cpu_us_per_operation\": {:.1f}, \"cpu_us_per_mib\": {:.1f}, "
         "\"requests\": {}, \"ok\": {}, \"retries\": {}, \"hedges\": {}, \"connections\": {}}}\n",
-        load_.operation, load_.bytes, load_.parallel, seconds_, latencies_.size(),
-        count / seconds_, mib / seconds_, sum / count, at(0.5), at(0.99), cpu_us_ / count,
-        cpu_us_ / mib, after_.requests() - before_.requests(),
+        load_.operation, load_.bytes, load_.parallel, seconds_, latencies_.size(), count / seconds_,
+        mib / seconds_, sum / count, at(0.5), at(0.99), cpu_us_ / count, cpu_us_ / mib,
+        after_.requests() - before_.requests(),
         after_.requests(Answer::ok) - before_.requests(Answer::ok),
         after_.retries[static_cast<u32>(klass_)] - before_.retries[static_cast<u32>(klass_)],
         after_.hedges - before_.hedges, after_.connections - before_.connections);

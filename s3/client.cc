@@ -51,8 +51,8 @@ Client::Client(Config config, Place place, Runtime runtime, Mailbox& mailbox)
 
 Task<Response> Client::perform(Request& request) {
   Progress progress{.deadline = runtime_.clock.now() + shared_.config.deadlines.operation};
-  co_await credentials_ready(progress.deadline);
-  co_await hash_body(request);
+  if (shared_.keys().credentials == nullptr) co_await credentials_ready(progress.deadline);
+  if (needs_hash(request)) co_await hash_body(request);
   Lane& lane = request.klass == store::Class::log ? log_lane_ : data_lane_;
   store::Backoff backoff(kRetryMin, kRetryMax, runtime_.random);
   for (;;) {
@@ -108,11 +108,15 @@ Task<> Client::credentials_ready(Instant deadline) {
   co_return {};
 }
 
-Task<> Client::hash_body(Request& request) {
+// Small bodies are hashed by the lane: the way to a worker costs more.
+bool Client::needs_hash(const Request& request) const {
+  if (request.body.size() <= kHashInlineBytesMax || request.body_hash) return false;
   const Payload payload = shared_.config.payload;
-  const bool wanted =
-      payload == Payload::signed_ || (payload == Payload::automatic && !shared_.place()->base.tls);
-  if (!wanted || request.body.size() <= kHashInlineBytesMax || request.body_hash) co_return {};
+  return payload == Payload::signed_ ||
+         (payload == Payload::automatic && !shared_.place()->base.tls);
+}
+
+Task<> Client::hash_body(Request& request) {
   auto work = [body = request.body] { return sha256(body); };
   const Priority priority = request.klass == store::Class::bulk ? Priority::bulk : Priority::urgent;
   request.body_hash = co_await offload(runtime_.executor, priority, std::move(work));

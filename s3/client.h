@@ -24,6 +24,7 @@ class Client {
   struct Progress;
   struct Send;
   Task<> credentials_ready(Instant deadline);
+  bool needs_hash(const Request& request) const;
   Task<> hash_body(Request& request);
   Task<> renew(const Response& response, Progress& progress, const Error& otherwise);
   Result<> move(const Verdict& verdict, Progress& progress);

@@ -55,6 +55,9 @@ Result<> take_url(Config& config, std::string_view url) {
   if (prefix.starts_with('/') || prefix.find("//") != prefix.npos) {
     return invalid("a prefix has no empty parts: s3://bucket/some/prefix");
   }
+  if (std::ranges::any_of(prefix, [](unsigned char c) { return c < 0x20 || c == 0x7f; })) {
+    return invalid("a prefix has no control characters");
+  }
   // A key has at most 1,024 bytes, and our own names up to 200 of them.
   if (prefix.size() > 800) return invalid("a prefix has at most 800 bytes");
   return {};

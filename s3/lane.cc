@@ -163,11 +163,11 @@ void Lane::retire(Transfer& transfer) {
   const Answer how = beaten ? Answer::abandoned : answer_of(transfer.response());
   shared_.stats.note(request.operation, request.klass, how, now - transfer.started());
   if (how == Answer::slow_down) shared_.slow_down(request.klass, now);
-  if (request.operation == Operation::get && how == Answer::ok) {
-    shared_.with_hedging([after = transfer.first_byte_after()](HedgePolicy& policy) {
-      if (after) policy.note_first_byte(*after);
-    });
-    if (is_hedge) ++shared_.stats.hedges_won;
+  if (request.operation == Operation::get && (how == Answer::ok || beaten)) {
+    // Of a beaten one at least this is known; leaving it out would make a fair-weather p95.
+    const Duration after = transfer.first_byte_after().value_or(now - transfer.started());
+    shared_.with_hedging([after](HedgePolicy& policy) { policy.note_first_byte(after); });
+    if (is_hedge && !beaten) ++shared_.stats.hedges_won;
   }
   const bool owner = flight.owner == &transfer;
   Response response = transfer.take_response();

@@ -83,7 +83,8 @@ void Health::success(Instant now) {
   failing_ = false;
   const double seconds = std::chrono::duration<double>(now - failing_since_).count();
   // A single lost request is nobody's news.
-  if (logged_at_ >= failing_since_) spdlog::info("S3: reachable again after {:.1f} s", seconds);
+  if (logged_at_ >= failing_since_)
+    spdlog::info("S3: requests succeed again after {:.1f} s", seconds);
 }
 
 void Health::failure(std::string text, Instant now) {
@@ -99,8 +100,8 @@ void Health::failure(std::string text, Instant now) {
   if (failing < kNewsAfter) return;
   if (logged_at_ >= failing_since_ && now - logged_at_ < kNewsEvery) return;
   logged_at_ = now;
-  spdlog::warn("S3: unreachable for {:.1f} s: {}", std::chrono::duration<double>(failing).count(),
-               last_error_);
+  spdlog::warn("S3: no request has succeeded for {:.1f} s: {}",
+               std::chrono::duration<double>(failing).count(), last_error_);
 }
 
 State Health::state(Instant now) const {

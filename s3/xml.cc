@@ -22,8 +22,7 @@ std::string child_text(const pugi::xml_node& node, const char* name) {
   return node.child(name).text().get();
 }
 
-// XML 1.0 cannot carry most control characters, not even as references. A name with one of them
-// is deleted alone, by its URL; here the five special characters are enough.
+// Names have no control characters, which XML 1.0 could not carry (config.cc refuses them).
 void append_text(std::string& out, std::string_view text) {
   for (const char c : text) {
     switch (c) {
@@ -31,7 +30,6 @@ void append_text(std::string& out, std::string_view text) {
       case '<': out += "&lt;"; break;
       case '>': out += "&gt;"; break;
       case '"': out += "&quot;"; break;
-      case '\r': out += "&#13;"; break;
       default: out += c;
     }
   }
@@ -47,9 +45,7 @@ std::optional<ErrorBody> parse_error(Bytes body) {
   if (!error) return std::nullopt;
   return ErrorBody{.code = child_text(error, "Code"),
                    .message = child_text(error, "Message"),
-                   .region = child_text(error, "Region"),
-                   .endpoint = child_text(error, "Endpoint"),
-                   .server_time = child_text(error, "ServerTime")};
+                   .region = child_text(error, "Region")};
 }
 
 bool is_html(Bytes body) {

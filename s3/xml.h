@@ -12,9 +12,7 @@ namespace zerofs::s3 {
 struct ErrorBody {
   std::string code;
   std::string message;
-  std::string region;       // of AuthorizationHeaderMalformed
-  std::string endpoint;     // of PermanentRedirect
-  std::string server_time;  // of RequestTimeTooSkewed
+  std::string region;  // of AuthorizationHeaderMalformed
 };
 // Nothing when the bytes are not an <Error> document.
 std::optional<ErrorBody> parse_error(Bytes body);

@@ -40,7 +40,7 @@ TEST_CASE("config: bucket and prefix") {
   CHECK(config_from("s3://bucket", {}, nothing)->prefix.empty());
   CHECK(config_from("s3://bucket/", {}, nothing)->prefix.empty());
   for (const char* wrong : {"s3://", "s3:///x", "file:///x", "s3://b?x", "s3://b//x", "s3://b/x//y",
-                            "s3://b@c/x", ""}) {
+                            "s3://b@c/x", "s3://b/a\nb", ""}) {
     CAPTURE(wrong);
     CHECK_FALSE(config_from(wrong, {}, nothing));
   }

@@ -1,6 +1,8 @@
 // A store over a real reactor, and a way to run one task to its end.
 #pragma once
 
+#include <algorithm>
+
 #include "engine/base/reactor.h"
 #include "engine/base/system_random.h"
 #include "s3/s3_store.h"
@@ -48,7 +50,7 @@ inline Buffer pattern(u64 bytes, u64 seed = 1) {
 }
 
 inline bool same(Bytes a, Bytes b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size()) == 0;
+  return std::ranges::equal(a, b);
 }
 
 }  // namespace zerofs::s3::test
