@@ -20,6 +20,7 @@ from s3 import Proxy, S3Server, proxy_program  # noqa: E402
 
 MIB = 1 << 20
 ROUND_TRIP_MS = 25
+WARM = 400  # MiB that touch all of a server's memory once: the kernel clears a page when it is first used
 OBJECT = 8 * MIB  # what raw moves at once; the engine's log objects are 16 MiB, its GETs 4 MiB
 rows = []
 
@@ -58,7 +59,7 @@ class Bench:
         out = subprocess.run(command, env=self.s3.environment(), capture_output=True, check=True, text=True)
         return json.loads(out.stdout)
 
-    def server(self, memory="1GiB", volume="data:2GiB"):
+    def server(self, memory="512MiB", volume="data:2GiB"):
         self.count += 1
         path = f"{self.directory.path}/{self.count}"
         os.mkdir(path)
@@ -130,27 +131,18 @@ class Bench:
         server.stop()
         row("flush of 4 KiB, p50, 25 ms away", statistics.median(ours), statistics.median(theirs), 1.15, False, "ms")
 
-    def warm_up(self, server):
-        """Until the page cache's memory has been touched: the kernel's work, once in a server's life."""
-        while True:
-            before = cpu_us(server.process.pid)
-            time.sleep(0.3)
-            if cpu_us(server.process.pid) - before < 20_000:
-                return
-
     def rates(self, name, limit):
         """Streaming upload and cold sequential read, against raw parallel PUTs and GETs."""
         puts, gets, writes, reads = [], [], [], []
         raw_put_cpu, raw_get_cpu, write_cpu, read_cpu = [], [], [], []
-        total = 640
+        total = 512
         for _ in range(self.args.rounds):
             put = self.raw("put", bytes=OBJECT, parallel=16, total=total * MIB, **{"class": "bulk"})
             puts.append(put["mib_per_second"])
             raw_put_cpu.append(put["cpu_us_per_mib"])
             server = self.server()
-            self.write(server, 0, 64)
-            self.warm_up(server)
-            seconds, cpu = self.write(server, 64, total)
+            self.write(server, 0, WARM)
+            seconds, cpu = self.write(server, WARM, total)
             writes.append(total / seconds)
             write_cpu.append(cpu / total)
             server.stop(300)
@@ -159,9 +151,8 @@ class Bench:
             gets.append(get["mib_per_second"])
             raw_get_cpu.append(get["cpu_us_per_mib"])
             server.start()
-            self.read(server, 0, 32)
-            self.warm_up(server)
-            seconds, cpu = self.read(server, 64, total)
+            self.read(server, 0, WARM)
+            seconds, cpu = self.read(server, WARM, total)
             reads.append(total / seconds)
             read_cpu.append(cpu / total)
             server.stop()
@@ -210,7 +201,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--build", required=True)
     parser.add_argument("--only", default="flush,rates,random")
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=1)
     args = parser.parse_args()
     only = args.only.split(",")
     program = proxy_program(os.path.abspath(args.build) + "/tools/zerofs")
