@@ -198,8 +198,15 @@ void Transfer::set_headers(const Request& request, const Place& place, Signer& s
 
 int Transfer::on_connected(void* self, char*, char*, int, int) {
   Transfer& transfer = *static_cast<Transfer*>(self);
+  const Instant now = now_monotonic();
+  if (transfer.connected_) {
+    // libcurl sends it once more by itself: the reused connection was dead.
+    const Request& request = transfer.flight_->exchange.request;
+    transfer.shared_.stats.note(request.operation, request.klass, Answer::none,
+                                now - transfer.started_);
+  }
   transfer.connected_ = true;
-  transfer.progress_ = now_monotonic();
+  transfer.progress_ = now;
   return CURL_PREREQFUNC_OK;
 }
 

@@ -155,6 +155,8 @@ TEST_CASE("chaos: nothing is lost, torn or wrong") {
     CHECK(same(bytes_of(found->second), pattern(found->second.size(), seed * 1000 + i)));
   }
   const Counters counters = store->counters();
+  // Nothing went out uncounted; a hedge may be called back before it left.
+  CHECK(counters.requests() >= server.seen().size());
   CHECK(counters.resumes > 0);
   CHECK(counters.hedges > 0);
   CHECK(counters.requests(Answer::failed) > 0);

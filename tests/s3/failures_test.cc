@@ -381,6 +381,21 @@ TEST_CASE("failures: an outage heals without a restart") {
   CHECK(store->state().failing_for == 0s);
 }
 
+TEST_CASE("failures: a reused connection that is dead costs one request, which is counted") {
+  World world;
+  ScriptedServer server([](const Seen& seen, Connection& connection) {
+    if (seen.number == 2) return connection.close();
+    connection.reply(200, kTag, "");
+  });
+  const auto store = world.start(config_for(server.endpoint()));
+  REQUIRE(world.run(store->create("x", pattern(9), Class::log)));
+  REQUIRE(world.run(store->create("y", pattern(9), Class::log)));
+  CHECK(server.seen().size() == 3);
+  CHECK(store->counters().requests() == 3);
+  CHECK(store->counters().requests(Answer::ok) == 2);
+  CHECK(store->counters().retries[0] == 0);
+}
+
 TEST_CASE("failures: connections are kept while they are used, and closed when idle") {
   World world;
   ScriptedServer server(
