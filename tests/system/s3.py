@@ -10,6 +10,8 @@ import subprocess
 import tempfile
 import urllib.parse
 
+import harness  # noqa: F401  (ends by a signal in good order)
+
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 
