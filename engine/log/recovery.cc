@@ -178,6 +178,8 @@ Task<RecoveredLog> Recovery::fence_and_read(format::TermRecord record, Term own_
     const bool fenced = co_await create_fence(record.term, log.end, own_term);
     if (fenced) break;  // else: look at what took the slot
   }
+  spdlog::info("term {} of an earlier owner ends at log object {}: {} to replay",
+               record.term.value, log.end, log.layers.size());
   co_await check_above(record, log.end);
   co_return std::move(log);
 }
