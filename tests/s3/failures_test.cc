@@ -118,7 +118,10 @@ TEST_CASE("failures: a read goes on behind the last byte after reset, truncation
   });
   const auto store = world.start(config_for(server.endpoint()));
   Buffer out(2 * kMiB);
+  const Instant begin = world.reactor().now();
   REQUIRE(world.run(store->read("x", 1000, out, Class::foreground)));
+  // The stall has its own deadline, far below that of a whole transfer.
+  CHECK(world.reactor().now() - begin < 10s);
   CHECK(same(out, body.bytes().subspan(1000, out.size())));
   const std::vector<Seen> seen = server.seen();
   REQUIRE(seen.size() == 4);
@@ -200,6 +203,25 @@ TEST_CASE("failures: a server that ignores ranges, and one that gives another") 
     CHECK(code_of(world.run(store->read("x", 7, out, Class::foreground))) == Code::retry);
     CHECK(code_of(world.run(store->read_suffix("x", 100, Class::foreground))) == Code::retry);
   }
+}
+
+TEST_CASE("failures: a server that gives less of a range than it has is asked for the rest") {
+  World world;
+  const Buffer body = pattern(1000);
+  ScriptedServer server([&](const Seen& seen, Connection& connection) {
+    const AskedRange asked = asked_range(seen, body.size());
+    const u64 last = std::min(asked.last, asked.first + 299);
+    connection.reply(
+        206,
+        fmt::format("ETag: \"tag\"\r\nContent-Range: bytes {}-{}/{}\r\n", asked.first, last,
+                    body.size()),
+        std::string(text_of(body.bytes().subspan(asked.first, last - asked.first + 1))));
+  });
+  const auto store = world.start(config_for(server.endpoint()));
+  Buffer out(800);
+  REQUIRE(world.run(store->read("x", 100, out, Class::foreground)));
+  CHECK(same(out, body.bytes().subspan(100, 800)));
+  CHECK(server.seen().size() == 3);
 }
 
 TEST_CASE("failures: a hung server costs the first-byte deadline per try") {

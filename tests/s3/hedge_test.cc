@@ -65,6 +65,25 @@ TEST_CASE("hedge: the first may still win, and a failing twin does not matter") 
   CHECK(server.seen().size() == 2);
 }
 
+TEST_CASE("hedge: an answer that has begun is not asked for again") {
+  World world;
+  const Buffer body = pattern(1000);
+  ScriptedServer server([&](const Seen& seen, Connection& connection) {
+    send_part(seen, connection, body, 500);
+    std::this_thread::sleep_for(600ms);  // a slow link, longer than the wait before a hedge
+    connection.send(std::string(text_of(body.bytes().subspan(500))));
+  });
+  Config config = config_for(server.endpoint());
+  config.hedging.budget = 1;
+  config.deadlines.stall = 5s;
+  const auto store = world.start(config);
+  Buffer out(1000);
+  REQUIRE(world.run(store->read("x", 0, out, Class::foreground)));
+  CHECK(same(out, body));
+  CHECK(store->counters().hedges == 0);
+  CHECK(server.seen().size() == 1);
+}
+
 TEST_CASE("hedge: an empty budget sends nothing twice, and PUTs are never hedged") {
   World world;
   ScriptedServer server([](const Seen& seen, Connection& connection) {
