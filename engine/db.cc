@@ -36,7 +36,7 @@ Object* Db::open_object(ObjectId id) { return impl_->cache().open_object(id); }
 void Db::close_object(Object* object) { impl_->cache().close_object(object); }
 
 bool Db::try_read(Object& object, u64 offset, u32 bytes, std::vector<Piece>& out) {
-  return impl_->pin(object, offset, bytes, true, out);
+  return impl_->try_read(object, offset, bytes, out);
 }
 Task<> Db::read(Object& object, u64 offset, u32 bytes, std::vector<Piece>& out) {
   return impl_->read(object, offset, bytes, out);

@@ -1,5 +1,5 @@
 // The inside of Db: what its parts share. Reading order: db_write.cc (open batch, sealing),
-// db_read.cc (lookups and fills), db_flush.cc (group commit's timing, memtable to tables),
+// db_read.cc (lookups and fills), db_ahead.cc (sequential readers), db_flush.cc (group commit's timing, memtable to tables),
 // db_open.cc (opening, closing), db.cc (the face).
 #pragma once
 
@@ -57,6 +57,12 @@ class Db::Impl final : public cache::StaleJudge, public log::LogWriter::Listener
   bool is_durable(Position position) const { return log_.durable_end() >= position.seq_end; }
 
   // ---- db_read.cc, db_extents.cc
+  bool try_read(Object& object, u64 offset, u32 bytes, std::vector<Piece>& out) {
+    if (!pin(object, offset, bytes, true, out)) return false;
+    const cache::Streams::Range next = object.streams().hit(offset, bytes, ahead_max());
+    if (next.bytes != 0) [[unlikely]] read_ahead(object, next);
+    return true;
+  }
   bool pin(Object& object, u64 offset, u32 bytes, bool touch, std::vector<Piece>& out);
   Task<> read(Object& object, u64 offset, u32 bytes, std::vector<Piece>& out);
   void unpin(std::span<const Piece> pieces);
@@ -155,6 +161,11 @@ class Db::Impl final : public cache::StaleJudge, public log::LogWriter::Listener
   Task<> read_segment(lsm::SegmentId segment, u64 offset, MutableBytes out);
   Result<format::Salt> salt_of(Term term) const;
 
+  // ---- db_ahead.cc
+  u64 ahead_max() const;
+  void read_ahead(Object& object, cache::Streams::Range range);
+  Task<> read_ahead_step(Object* object, u64 offset, u64 bytes);
+
   // ---- db_open.cc
   Task<> take_term();
   Task<> recover();
@@ -212,6 +223,7 @@ class Db::Impl final : public cache::StaleJudge, public log::LogWriter::Listener
   std::map<std::pair<u64, u64>, std::shared_ptr<FrameFlight>> flights_;
   u64 reading_pages_ = 0;  // of cold reads in progress
   u64 reading_pages_max_ = 0;
+  u64 ahead_pages_ = 0;  // being fetched ahead of sequential readers
 
   u64 user_bytes_written_ = 0;
   u64 table_bytes_written_ = 0;

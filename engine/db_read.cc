@@ -140,6 +140,7 @@ Task<> Db::Impl::read(Object& object, u64 offset, u32 bytes, std::vector<Piece>&
     co_await usable();
   }
   reading_pages_ += pages;
+  read_ahead(object, object.streams().missed(offset, bytes, ahead_max()));
   const std::size_t begin = out.size();
   const u64 end = offset + bytes;
   Result<> result;

@@ -5,10 +5,11 @@ set -euo pipefail
 
 build=(clang-19 lld-19 libclang-rt-19-dev meson ninja-build ccache pkg-config
     liburing-dev libsodium-dev libssl-dev libzstd-dev libxxhash-dev libfmt-dev libspdlog-dev
-    libcli11-dev libtomlplusplus-dev nlohmann-json3-dev)
+    libcli11-dev libtomlplusplus-dev nlohmann-json3-dev libcurl4-openssl-dev libpugixml-dev
+    prometheus-cpp-dev)
 tests=(doctest-dev libbenchmark-dev llvm-19 python3 python3-libnbd libnbd-bin fuse3 nbdkit
     qemu-utils fio e2fsprogs xfsprogs btrfs-progs user-mode-linux iproute2 kmod nbd-client gcc
-    libc6-dev procps util-linux)
+    libc6-dev procps util-linux ceph-mon ceph-osd radosgw curl faketime)
 
 case ${1:-build} in
     build) wanted=("${build[@]}") ;;

@@ -5,6 +5,7 @@
 
 #include <ctime>
 
+#include "engine/store/probe.h"
 #include "tools/keys.h"
 #include "tools/sizes.h"
 
@@ -14,8 +15,8 @@ using store::FileStore;
 
 std::string control_path(const Options& options) {
   if (!options.database.control.empty()) return options.database.control;
-  const Result<store::StoreUrl> url = store::parse_store_url(options.database.store);
-  return url ? default_control_path(url->canonical) : std::string();
+  const Result<std::string> canonical = canonical_store(options.database);
+  return canonical ? default_control_path(*canonical) : std::string();
 }
 
 // ---- init, change-password
@@ -28,7 +29,7 @@ Exit run_init(const Options& options) {
     explain("init", done.error());
     return exit_for(done.error());
   }
-  fmt::print("created a database in {}\n", (*host)->url().canonical);
+  fmt::print("created a database in {}\n", (*host)->canonical());
   return Exit::ok;
 }
 
@@ -37,7 +38,8 @@ Task<> change_password(Host& host, const Options& options) {
   format::KeyMaterial before = co_await obtain_key_material(
       {.key_file = options.database.key_file, .password_file = options.database.password_file},
       Purpose::unlock);
-  format::DataKey data_key = co_await unlock(host.store(), std::move(before));
+  std::vector<u64> slots = co_await find_key_slots(host.store());
+  format::DataKey data_key = co_await unlock(host.store(), std::move(slots), std::move(before));
   format::KeyMaterial after =
       co_await obtain_key_material({.key_file = options.new_key_file,
                                     .password_file = options.new_password_file,
@@ -58,6 +60,23 @@ Exit run_change_password(const Options& options) {
     return exit_for(done.error());
   }
   fmt::print("the database is locked with the new secret; the old one opens it no more\n");
+  return Exit::ok;
+}
+
+// ---- store
+
+Exit run_store_check(const Options& options) {
+  Result<std::unique_ptr<Host>> host = Host::start(options.database, FileStore::IfMissing::fail);
+  if (!host) return exit_for(host.error());
+  store::ProbeReport report;
+  const Result<> done =
+      (*host)->run(store::probe_thoroughly((*host)->runtime(), (*host)->store(), &report));
+  for (const std::string& line : report) fmt::print("ok    {}\n", line);
+  if (!done) {
+    explain((*host)->canonical(), done.error());
+    return exit_for(done.error());
+  }
+  fmt::print("{} can hold a database\n", (*host)->canonical());
   return Exit::ok;
 }
 
@@ -215,8 +234,14 @@ void print_status(const Json& status) {
              size("user_bytes_written"), size("store_bytes_written"));
   fmt::print("flush budget {:.0f} puts; nbd connections {}, requests {}\n",
              status.value("flush_tokens", 0.0), number("nbd_connections"), number("nbd_requests"));
+  if (status.contains("s3_requests")) {
+    fmt::print("s3          {} requests: {} PUT, {} GET; about {:.4f} dollars since the start\n",
+               number("s3_requests"), number("s3_puts"), number("s3_gets"),
+               status.value("s3_dollars", 0.0));
+  }
   if (const double seconds = status.value("store_failing_seconds", 0.0); seconds > 0) {
-    fmt::print("STORE UNREACHABLE for {:.0f} s, {} waiting: {}\n", seconds, size("dirty_bytes"),
+    fmt::print("{} unreachable for {:.0f} s, {} waiting: {}\n",
+               status.contains("s3_requests") ? "S3" : "STORE", seconds, size("dirty_bytes"),
                status.value("store_error", ""));
   }
 }

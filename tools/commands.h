@@ -10,6 +10,7 @@ Exit run_serve(const Options& options);
 Exit run_init(const Options& options);
 Exit run_change_password(const Options& options);
 Exit run_status(const Options& options);
+Exit run_store_check(const Options& options);
 Exit run_volume(const Options& options);
 
 // One volume command on an open database, as the server and the offline path execute it. Sessions

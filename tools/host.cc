@@ -42,12 +42,6 @@ Result<std::unique_ptr<Host>> Host::start(const DatabaseOptions& options,
                                           u32 worker_threads, int worker_niceness) {
   std::unique_ptr<Host> host(new Host);
   host->options_ = options;
-  const Result<store::StoreUrl> url = store::parse_store_url(options.store);
-  if (!url) {
-    explain(options.store, url.error());
-    return std::unexpected(url.error());
-  }
-  host->url_ = *url;
   const u32 cores = std::max(1u, std::thread::hardware_concurrency());
   host->workers_ = std::make_unique<WorkerPool>(
       WorkerPool::Options{.threads = worker_threads != 0 ? worker_threads : cores,
@@ -62,9 +56,8 @@ Result<std::unique_ptr<Host>> Host::start(const DatabaseOptions& options,
     return std::unexpected(reactor.error());
   }
   host->reactor_ = std::move(*reactor);
-  Result<std::unique_ptr<store::ObjectStore>> store =
-      store::open_store(host->url_, {.if_missing = if_missing}, *host->store_threads_,
-                        *host->reactor_, *host->reactor_);
+  Result<OpenStore> store =
+      open_store(options, if_missing, host->runtime(), *host->store_threads_, *host->reactor_);
   if (!store) {
     explain(options.store, store.error());
     return std::unexpected(store.error());
@@ -79,40 +72,35 @@ Host::~Host() {
 }
 
 Task<bool> Host::exists() {
-  const std::vector<std::string> names =
-      co_await store_->list(format::kManifestPrefix, "", 1);
+  const std::vector<std::string> names = co_await store().list(format::kManifestPrefix, "", 1);
   co_return !names.empty();
 }
 
 Task<> Host::init() {
   const bool there = co_await exists();
   if (there) co_return fail(Code::precondition, "a database exists there already");
-  co_await store::probe_thoroughly(runtime(), *store_);
-  format::KeyMaterial material =
-      co_await obtain_key_material(source_of(options_), Purpose::create);
+  co_await store::probe_thoroughly(runtime(), store());
+  format::KeyMaterial material = co_await obtain_key_material(source_of(options_), Purpose::create);
   // An init that was interrupted after the key slot goes on with that key.
   Result<format::DataKey> key =
-      co_await as_result(create_key_slot(*store_, material.copy(), random_));
+      co_await as_result(create_key_slot(store(), material.copy(), random_));
   if (!key && key.error().code() == Code::precondition) {
-    key = co_await as_result(unlock(*store_, std::move(material)));
+    std::vector<u64> slots = co_await find_key_slots(store());
+    key = co_await as_result(unlock(store(), std::move(slots), std::move(material)));
   }
   format::DataKey data_key = co_await std::move(key);
   const format::DatabaseKeys keys(data_key.key, data_key.database);
   sodium_memzero(data_key.key.data(), data_key.key.size());
-  co_await Db::create(runtime(), *store_, keys);
-  spdlog::info("created a database in {}", url_.canonical);
+  co_await Db::create(runtime(), store(), keys);
+  spdlog::info("created a database in {}", store_.canonical);
   co_return {};
 }
 
 Task<> Host::open(std::string role) {
-  co_await store::probe_at_start(runtime(), *store_);
-  const bool there = co_await exists();
-  if (!there) {
-    co_return fail(Code::not_found, "no database there; create one with zerofs init, or --init");
-  }
-  format::KeyMaterial material =
-      co_await obtain_key_material(source_of(options_), Purpose::unlock);
-  format::DataKey data_key = co_await unlock(*store_, std::move(material));
+  co_await store::probe_at_start(runtime(), store(), probe_place(canonical()));
+  std::vector<u64> slots = co_await find_key_slots(store());
+  format::KeyMaterial material = co_await obtain_key_material(source_of(options_), Purpose::unlock);
+  format::DataKey data_key = co_await unlock(store(), std::move(slots), std::move(material));
   keys_ = std::make_unique<format::DatabaseKeys>(data_key.key, data_key.database);
   sodium_memzero(data_key.key.data(), data_key.key.size());
   DbOptions options;
@@ -120,7 +108,7 @@ Task<> Host::open(std::string role) {
   options.takeover = options_.takeover;
   options.owner = this_process(std::move(role));
   options.owner_is_gone = is_gone;
-  db_ = co_await Db::open(runtime(), *store_, *keys_, std::move(options));
+  db_ = co_await Db::open(runtime(), store(), *keys_, std::move(options));
   Result<std::unique_ptr<nbd::VolumeSet>> volumes =
       co_await as_result(nbd::VolumeSet::open(runtime(), *db_));
   if (!volumes) {

@@ -5,9 +5,8 @@
 #include "engine/base/reactor.h"
 #include "engine/base/system_random.h"
 #include "engine/db.h"
-#include "engine/store/open_store.h"
 #include "nbd/volume.h"
-#include "tools/options.h"
+#include "tools/store.h"
 
 namespace zerofs::tools {
 
@@ -34,8 +33,9 @@ class Host {
   }
   Runtime runtime() { return {*reactor_, *reactor_, random_}; }
   Reactor& reactor() { return *reactor_; }
-  store::ObjectStore& store() { return *store_; }
-  const store::StoreUrl& url() const { return url_; }
+  store::ObjectStore& store() { return *store_.store; }
+  const std::string& canonical() const { return store_.canonical; }
+  s3::S3Store* s3() { return store_.s3; }  // null unless the store is S3
   Db& db() { return *db_; }
   nbd::VolumeSet& volumes() { return *volumes_; }
   Random& random() { return random_; }
@@ -43,12 +43,11 @@ class Host {
  private:
   Host() = default;
   DatabaseOptions options_;
-  store::StoreUrl url_;
   SystemRandom random_;
   std::unique_ptr<WorkerPool> workers_;
   std::unique_ptr<WorkerPool> store_threads_;
   std::unique_ptr<Reactor> reactor_;
-  std::unique_ptr<store::ObjectStore> store_;
+  OpenStore store_;
   std::unique_ptr<format::DatabaseKeys> keys_;
   std::unique_ptr<Db> db_;
   std::unique_ptr<nbd::VolumeSet> volumes_;

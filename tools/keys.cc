@@ -22,7 +22,9 @@ constexpr std::size_t kSecretBytesMax = 1 << 20;
 constexpr std::size_t kKeyFileBytes = 64;
 constexpr u64 kSlotBytesMax = 4096;
 
-void complain(const std::string& what) { fmt::print(stderr, "zerofs: {}\n", what); }
+void complain(const std::string& what) {
+  fmt::print(stderr, "zerofs: {}\n", what);
+}
 
 Result<Buffer> read_secret_file(const std::string& path) {
   const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
@@ -66,9 +68,10 @@ Result<Buffer> create_key_file(const std::string& path) {
     complain(fmt::format("cannot create the key file {}: {}", path, std::strerror(error)));
     return fail(Code::denied, "cannot create the key file");
   }
-  complain(fmt::format("created the key file {}. Keep a copy in another place: without it nobody "
-                       "can read the database again.",
-                       path));
+  complain(
+      fmt::format("created the key file {}. Keep a copy in another place: without it nobody "
+                  "can read the database again.",
+                  path));
   return key;
 }
 
@@ -99,8 +102,8 @@ Result<Buffer> password(const SecretSource& source, Purpose purpose) {
   if (!source.password_file.empty()) {
     TRY(Buffer text, read_secret_file(source.password_file));
     std::size_t size = text.size();
-    while (size != 0 && (text.data()[size - 1] == std::byte{'\n'} ||
-                         text.data()[size - 1] == std::byte{'\r'})) {
+    while (size != 0 &&
+           (text.data()[size - 1] == std::byte{'\n'} || text.data()[size - 1] == std::byte{'\r'})) {
       --size;
     }
     text.resize(size);
@@ -168,21 +171,25 @@ Task<format::DataKey> create_key_slot(store::ObjectStore& store, format::KeyMate
   co_return data_key;
 }
 
-Task<format::DataKey> unlock(store::ObjectStore& store, format::KeyMaterial material) {
-  const std::vector<u64> existing = co_await slots(store);
+Task<std::vector<u64>> find_key_slots(store::ObjectStore& store) {
+  std::vector<u64> existing = co_await slots(store);
   if (existing.empty()) {
     co_return fail(Code::not_found, "no database there; create one with zerofs init, or --init");
   }
+  co_return std::move(existing);
+}
+
+Task<format::DataKey> unlock(store::ObjectStore& store, std::vector<u64> slots,
+                             format::KeyMaterial material) {
   // The newest first: an older one is what a change of the password could not remove.
   Error last(Code::denied, "wrong password or key");
-  for (auto slot = existing.rbegin(); slot != existing.rend(); ++slot) {
+  for (auto slot = slots.rbegin(); slot != slots.rend(); ++slot) {
     const std::string name = format::key_slot_name(*slot);
     const Result<store::Tail> tail =
         co_await as_result(store.read_suffix(name, kSlotBytesMax, store::Class::foreground));
     if (!tail && tail.error().code() == Code::not_found) continue;
     if (!tail) co_return std::unexpected(tail.error());
-    const Result<format::DataKey> key =
-        format::decode_key_slot(material, *slot, tail->bytes);
+    const Result<format::DataKey> key = format::decode_key_slot(material, *slot, tail->bytes);
     if (key) co_return *key;
     last = key.error();
     if (last.code() == Code::corrupt) spdlog::error("{} is damaged: {}", name, last.text());

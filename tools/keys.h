@@ -24,8 +24,11 @@ Result<format::KeyMaterial> obtain_key_material(const SecretSource& source, Purp
 // Draws a data key and stores it in slot 1. Errors: precondition when a slot exists.
 Task<format::DataKey> create_key_slot(store::ObjectStore& store, format::KeyMaterial material,
                                       Random& random);
-// Tries the database's slots. Errors: not_found (no database), denied, invalid, corrupt.
-Task<format::DataKey> unlock(store::ObjectStore& store, format::KeyMaterial material);
+// The numbers of the database's slots, ascending. Errors: not_found (no database there).
+Task<std::vector<u64>> find_key_slots(store::ObjectStore& store);
+// Tries those slots, the newest first. Errors: denied, invalid, corrupt.
+Task<format::DataKey> unlock(store::ObjectStore& store, std::vector<u64> slots,
+                             format::KeyMaterial material);
 // Wraps the data key anew and removes every older slot.
 Task<> replace_key_slots(store::ObjectStore& store, format::DataKey data_key,
                          format::KeyMaterial material, Random& random);

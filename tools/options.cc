@@ -1,8 +1,8 @@
 #include "tools/options.h"
 
-#include <CLI/CLI.hpp>
 #include <fmt/format.h>
 #include <toml++/toml.h>
+#include <CLI/CLI.hpp>
 
 #include <cstdio>
 
@@ -18,6 +18,8 @@ Examples:
   Start from nothing: a database in a directory, one volume, a server on port 10809
     zerofs serve --store file:///var/lib/zerofs --init --key-file /root/zerofs.key \
                  --volume data:10GiB --nbd
+  The same in a bucket; keys come from the environment, ~/.aws or the instance
+    zerofs serve --store s3://bucket/prefix --init --key-file /root/zerofs.key --volume data:10GiB --nbd
   Attach it (Linux, as root)
     modprobe nbd && nbd-client -b 4096 -name data 127.0.0.1 /dev/nbd0
   Make it larger while it is in use
@@ -73,6 +75,8 @@ Result<> apply_config(CLI::App& app, const std::string& path) {
     const auto add = [&](const toml::node& node) {
       if (const auto text = node.value<std::string>(); node.is_string()) {
         texts.push_back(*text);
+      } else if (node.is_floating_point()) {
+        texts.push_back(fmt::format("{}", *node.value<double>()));
       } else if (node.is_integer()) {
         texts.push_back(std::to_string(*node.value<i64>()));
       } else if (node.is_boolean()) {
@@ -99,10 +103,46 @@ Result<> apply_config(CLI::App& app, const std::string& path) {
   return {};
 }
 
+void add_s3_options(CLI::App& app, S3Options& s3) {
+  const char* group = "S3 (with --store s3://bucket/prefix)";
+  const auto text = [&](const char* name, std::string& value, const char* what) {
+    return app.add_option(name, value, what)->group(group);
+  };
+  text("--s3-endpoint", s3.endpoint,
+       "http[s]://host[:port]; else $AWS_ENDPOINT_URL_S3, $AWS_ENDPOINT_URL, else AWS");
+  text("--s3-region", s3.region, "else $AWS_REGION, $AWS_DEFAULT_REGION, the profile");
+  text("--s3-access-key", s3.access_key,
+       "the key's id; else $AWS_ACCESS_KEY_ID, the profile, web identity, container, instance");
+  text("--s3-secret-key-file", s3.secret_key_file,
+       "file with the secret key in its first line; else $AWS_SECRET_ACCESS_KEY");
+  text("--s3-profile", s3.profile, "of ~/.aws/credentials and ~/.aws/config; else $AWS_PROFILE");
+  text("--s3-ca-file", s3.ca_file, "PEM certificates to trust; else $AWS_CA_BUNDLE, the system's");
+  CLI::Option* path = app.add_flag("--s3-path-style", s3.path_style, "endpoint/bucket/key in URLs");
+  CLI::Option* host = app.add_flag("--s3-virtual-host-style", s3.virtual_host_style,
+                                   "bucket.endpoint/key in URLs (default: on AWS only)");
+  path->group(group)->excludes(host);
+  host->group(group);
+  app.add_flag("--s3-anonymous", s3.anonymous, "sign nothing")->group(group);
+  text("--s3-payload", s3.payload, "what is signed of bodies: signed over plain HTTP, else not")
+      ->check(CLI::IsMember({"automatic", "signed", "unsigned"}))
+      ->capture_default_str();
+  const auto price = [&](const char* name, double& value, const char* what) {
+    app.add_option(name, value, what)
+        ->check(CLI::NonNegativeNumber)
+        ->capture_default_str()
+        ->group(group);
+  };
+  price("--s3-price-1000-writes", s3.price_1000_writes, "dollars for 1,000 PUTs or LISTs");
+  price("--s3-price-1000-reads", s3.price_1000_reads, "dollars for 1,000 GETs or HEADs");
+  price("--s3-price-gb-received", s3.price_gb_received, "dollars for 1 GB from S3");
+  price("--s3-price-gb-sent", s3.price_gb_sent, "dollars for 1 GB to S3");
+}
+
 void add_database_options(CLI::App& app, Options& options, Raw& raw) {
   DatabaseOptions& database = options.database;
-  app.add_option("--store", database.store,
-                 "where the objects are: file:///absolute/path or memory://NAME");
+  app.add_option(
+      "--store", database.store,
+      "where the objects are: s3://bucket/prefix, file:///absolute/path or memory://NAME");
   app.add_option("--key-file", database.key_file, "file whose bytes unlock the database");
   app.add_option("--password-file", database.password_file,
                  "file with the password; else $ZEROFS_PASSWORD, else a prompt");
@@ -113,14 +153,14 @@ void add_database_options(CLI::App& app, Options& options, Raw& raw) {
       ->capture_default_str();
   app.add_flag("--takeover", database.takeover,
                "open although the last owner may be alive; it is fenced and stops");
-  app.add_option("--config", raw.config,
-                 "TOML file with settings named like the flags; flags win");
+  app.add_option("--config", raw.config, "TOML file with settings named like the flags; flags win");
   app.add_option("--log-level", options.log_level, "trace, debug, info, warn, error, off")
       ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error", "off"}))
       ->capture_default_str();
   app.add_option("--log-format", options.log_format, "text or json, to standard error")
       ->check(CLI::IsMember({"text", "json"}))
       ->capture_default_str();
+  add_s3_options(app, database.s3);
 }
 
 void add_serve_options(CLI::App& app, Options& options, Raw& raw) {
@@ -140,6 +180,8 @@ void add_serve_options(CLI::App& app, Options& options, Raw& raw) {
   app.add_option("--worker-niceness", serve.worker_niceness, "their niceness")
       ->check(CLI::Range(0, 19))
       ->capture_default_str();
+  app.add_option("--metrics", serve.metrics,
+                 "HOST:PORT where Prometheus finds the metrics, under /metrics");
   app.add_option("--connections-max", serve.connections_max, "NBD connections at once")
       ->check(CLI::Range(1, 100000))
       ->capture_default_str();
@@ -153,7 +195,9 @@ std::optional<std::string> finish(Options& options, const Raw& raw) {
   }
   options.database.memory_bytes = *memory;
   if (options.database.store.empty()) {
-    return "--store is required: file:///absolute/path (or memory://NAME to try things out)";
+    return "--store is required: s3://bucket/prefix or file:///absolute/path (or memory://NAME to "
+           "try "
+           "things out)";
   }
   if (!options.database.key_file.empty() && !options.database.password_file.empty()) {
     return "give --key-file or --password-file, not both";
@@ -235,6 +279,10 @@ ParseOutcome parse_options(int argc, char** argv) {
   change->add_option("--new-key-file", options.new_key_file, "the new key file");
   change->add_option("--new-password-file", options.new_password_file,
                      "file with the new password; else $ZEROFS_NEW_PASSWORD, else a prompt");
+  CLI::App* store = app.add_subcommand("store", "look at the object store itself");
+  store->require_subcommand(1);
+  command(*store, "check", "store check",
+          "test whether a store keeps the promises that ZeroFS rests on");
   CLI::App* status = command(app, "status", "status", "show what a running server does");
   status->add_flag("--json", options.json, "as JSON");
   app.add_subcommand("help", "show this help")->callback([] { throw CLI::CallForHelp(); });

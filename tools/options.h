@@ -14,6 +14,25 @@ namespace zerofs::tools {
 enum class Exit : int { ok = 0, failed = 1, usage = 2, busy = 3, denied = 4, corrupt = 5 };
 Exit exit_for(const Error& error);
 
+// How the bucket of an s3:// store is reached. What is empty here comes from the environment and
+// the profile, under AWS's names.
+struct S3Options {
+  std::string endpoint;
+  std::string region;
+  std::string access_key;
+  std::string secret_key_file;  // secrets are never arguments: every user sees those
+  std::string profile;
+  std::string ca_file;
+  bool path_style = false;
+  bool virtual_host_style = false;
+  bool anonymous = false;
+  std::string payload = "automatic";
+  double price_1000_writes = 0.005;  // dollars, S3 Standard
+  double price_1000_reads = 0.0004;
+  double price_gb_received = 0;
+  double price_gb_sent = 0;
+};
+
 // Where the database is and how it is unlocked: common to all commands.
 struct DatabaseOptions {
   std::string store;
@@ -22,6 +41,7 @@ struct DatabaseOptions {
   std::string control;  // socket; empty: derived from the store
   u64 memory_bytes = 1024 * 1024 * 1024;
   bool takeover = false;
+  S3Options s3;
 };
 
 struct ServeOptions {
@@ -29,9 +49,10 @@ struct ServeOptions {
   bool init = false;
   std::vector<std::pair<std::string, u64>> volumes;  // created when they are missing
   std::string default_export;
-  u32 worker_threads = 0;  // 0: one per core
+  u32 worker_threads = 0;    // 0: one per core
   int worker_niceness = 15;  // of work that nobody waits for; there is a thread for urgent work
   u32 connections_max = 256;
+  std::string metrics;  // address of the Prometheus endpoint; empty: none
 };
 
 struct Options {

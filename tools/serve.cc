@@ -10,6 +10,7 @@
 #include "engine/base/io.h"
 #include "nbd/server.h"
 #include "tools/commands.h"
+#include "tools/metrics.h"
 #include "tools/sizes.h"
 
 namespace zerofs::tools {
@@ -18,7 +19,10 @@ using store::FileStore;
 
 namespace {
 
-class Service final : public ControlServer::Handler, public SessionCloser {
+// How often the store's health is looked at, and after how long an outage is worth a line.
+constexpr Duration kHealthInterval = 2s;
+
+class Service final : public ControlServer::Handler, public SessionCloser, public Metrics::Source {
  public:
   Service(Host& host, const Options& options)
       : host_(host),
@@ -36,21 +40,26 @@ class Service final : public ControlServer::Handler, public SessionCloser {
   Task<> listen();
   Task<> watch_signals();
   Task<> watch_fence();
+  Task<> watch_store();
   Task<> shut_down();
   Json status() const;
+  StoreHealth health(const DbStatus& db) const;
+  double uptime_seconds() const {
+    return std::chrono::duration<double>(host_.reactor().now() - started_).count();
+  }
+  Metrics::Numbers numbers() const override;
 
   Task<Json> handle(ControlRequest request) override {
     if (request.command == "status") co_return status();
     co_return co_await execute_volume_command(host_.volumes(), *this, std::move(request));
   }
-  Task<> close_sessions(nbd::Volume& volume) override {
-    return server_->close_sessions_of(volume);
-  }
+  Task<> close_sessions(nbd::Volume& volume) override { return server_->close_sessions_of(volume); }
 
   Host& host_;
   const Options& options_;
   ControlServer control_;
   std::unique_ptr<nbd::Server> server_;
+  std::unique_ptr<Metrics> metrics_;
   std::vector<nbd::ListenAddress> addresses_;
   Event stop_;
   Gate gate_;
@@ -109,6 +118,15 @@ Task<> Service::listen() {
     explain(control_path(options_), controlled.error());
     co_return controlled;
   }
+  if (!options_.serve.metrics.empty()) {
+    Result<std::unique_ptr<Metrics>> metrics =
+        Metrics::start(options_.serve.metrics, host_.reactor(), *this, host_.s3());
+    if (!metrics) {
+      explain("--metrics", metrics.error());
+      co_return std::unexpected(metrics.error());
+    }
+    metrics_ = std::move(*metrics);
+  }
   co_return {};
 }
 
@@ -124,17 +142,49 @@ void print_attachment(const nbd::ListenAddress& address, const nbd::Volume& volu
   const std::string host = v6 ? "[" + address.host + "]" : address.host;
   fmt::print("volume {} ({}): nbd://{}:{}/{}\n", volume.name(), format_size(volume.size()), host,
              address.port, volume.name());
-  fmt::print("  attach: nbd-client -b 4096 -name {} {} {} /dev/nbd0\n", volume.name(),
-             address.host, address.port);
+  fmt::print("  attach: nbd-client -b 4096 -name {} {} {} /dev/nbd0\n", volume.name(), address.host,
+             address.port);
+}
+
+// Uploads tell of trouble even where the store itself does not know (a full disk); the S3 client
+// knows of reads, too.
+StoreHealth Service::health(const DbStatus& db) const {
+  StoreHealth out{.failing_for = db.store_failing_for,
+                  .waiting_bytes = db.dirty_bytes,
+                  .error = db.store_error};
+  if (host_.s3() == nullptr) return out;
+  const s3::State state = host_.s3()->state();
+  if (state.reachable) return out;
+  out.failing_for = std::max(out.failing_for, state.failing_for);
+  out.error = state.last_error;
+  return out;
+}
+
+Metrics::Numbers Service::numbers() const {
+  DbStatus db = host_.db().status();
+  StoreHealth store = health(db);
+  return {.db = std::move(db),
+          .nbd = server_->stats(),
+          .health = std::move(store),
+          .uptime_seconds = uptime_seconds()};
+}
+
+void add_s3_status(Json& out, const s3::Counters& s3) {
+  out["s3_requests"] = s3.requests();
+  out["s3_puts"] = s3.requests(s3::Operation::put);
+  out["s3_gets"] = s3.requests(s3::Operation::get);
+  out["s3_hedges"] = s3.hedges;
+  out["s3_dollars"] = s3.dollars;
 }
 
 Json Service::status() const {
   const DbStatus db = host_.db().status();
+  const StoreHealth store = health(db);
   const nbd::ServerStats nbd = server_->stats();
   Json out = ok_json();
   out["pid"] = getpid();
-  out["uptime_seconds"] = static_cast<u64>(
-      std::chrono::duration_cast<std::chrono::seconds>(host_.reactor().now() - started_).count());
+  out["uptime_seconds"] = static_cast<u64>(uptime_seconds());
+  out["store"] = host_.canonical();
   out["term"] = db.term.value;
   out["manifest_version"] = db.manifest_version;
   out["log_sealed"] = db.log_sealed;
@@ -152,8 +202,9 @@ Json Service::status() const {
   out["user_bytes_written"] = db.user_bytes_written;
   out["store_bytes_written"] = db.store_bytes_written;
   out["reads_from_store"] = db.reads_from_store;
-  out["store_failing_seconds"] = std::chrono::duration<double>(db.store_failing_for).count();
-  out["store_error"] = db.store_error;
+  out["store_failing_seconds"] = std::chrono::duration<double>(store.failing_for).count();
+  out["store_error"] = store.error;
+  if (host_.s3() != nullptr) add_s3_status(out, host_.s3()->counters());
   out["nbd_connections"] = nbd.connections;
   out["nbd_accepted"] = nbd.accepted;
   out["nbd_requests"] = nbd.requests;
@@ -191,6 +242,36 @@ Task<> Service::watch_fence() {
   co_return {};
 }
 
+// An outage gets a line when it is noticed and whenever it has doubled; the store and the log say
+// when it is over.
+Task<> Service::watch_store() {
+  WakeTimer timer(host_.reactor(), stop_);
+  Instant next_look{};
+  Duration worth_a_line = kHealthInterval;
+  while (watching_) {
+    const Instant now = host_.reactor().now();
+    if (now >= next_look) {
+      next_look = now + kHealthInterval;
+      const StoreHealth store = health(host_.db().status());
+      const auto whole = [](Duration d) {
+        return std::chrono::duration_cast<std::chrono::seconds>(d);
+      };
+      const char* name = host_.s3() != nullptr ? "S3" : "the store";
+      if (store.failing_for >= worth_a_line) {
+        spdlog::warn("{} unreachable for {} s, {} waiting: {}", name,
+                     whole(store.failing_for).count(), format_size(store.waiting_bytes),
+                     store.error);
+        worth_a_line = 2 * store.failing_for;
+      } else if (store.failing_for == Duration{}) {
+        worth_a_line = kHealthInterval;
+      }
+    }
+    timer.arm(next_look);
+    co_await stop_.wait();
+  }
+  co_return {};
+}
+
 Task<Exit> Service::run() {
   sigset_t set;
   sigemptyset(&set);
@@ -210,12 +291,16 @@ Task<Exit> Service::run() {
     watching_ = true;
     gate_.spawn(watch_signals());
     gate_.spawn(watch_fence());
+    gate_.spawn(watch_store());
     for (const nbd::ListenAddress& address : addresses_) {
       for (const auto& volume : host_.volumes().list()) print_attachment(address, *volume);
     }
     if (host_.volumes().list().empty()) {
       fmt::print("no volumes yet; create one: zerofs volume create NAME SIZE --store {}\n",
                  options_.database.store);
+    }
+    if (metrics_ != nullptr) {
+      fmt::print("metrics: http://127.0.0.1:{}/metrics\n", metrics_->port());
     }
     fmt::print("ready\n");
     std::fflush(stdout);
@@ -224,6 +309,7 @@ Task<Exit> Service::run() {
 
   // In the reverse order: no new requests, then no sessions, then the database.
   co_await control_.close();
+  if (metrics_ != nullptr) co_await metrics_->close();
   if (server_ != nullptr) {
     if (host_.db().fenced()) server_->close_all_sessions();
     co_await server_->shutdown();
@@ -234,13 +320,15 @@ Task<Exit> Service::run() {
   if (watching_) {
     // Ends the read of the signal descriptor.
     watching_ = false;
+    stop_.wake_all();
     kill(getpid(), SIGTERM);
     co_await gate_.close();
   }
   ::close(signals_);
   if (fenced) {
-    fmt::print(stderr, "zerofs: another process has taken over the database; this one stops. "
-                       "Clients must attach to the new server.\n");
+    fmt::print(stderr,
+               "zerofs: another process has taken over the database; this one stops. "
+               "Clients must attach to the new server.\n");
     co_return Exit::failed;
   }
   if (!closed) {
@@ -257,9 +345,8 @@ Task<Exit> Service::run() {
 Exit run_serve(const Options& options) {
   const auto if_missing =
       options.serve.init ? FileStore::IfMissing::create : FileStore::IfMissing::fail;
-  Result<std::unique_ptr<Host>> host =
-      Host::start(options.database, if_missing, options.serve.worker_threads,
-                  options.serve.worker_niceness);
+  Result<std::unique_ptr<Host>> host = Host::start(
+      options.database, if_missing, options.serve.worker_threads, options.serve.worker_niceness);
   if (!host) return exit_for(host.error());
   Service service(**host, options);
   const Result<Exit> exit = (*host)->run(service.run());

@@ -59,8 +59,8 @@ class JsonMessage final : public spdlog::custom_flag_formatter {
 };
 
 void set_up_log(const Options& options) {
-  auto logger = std::make_shared<spdlog::logger>(
-      "zerofs", std::make_shared<spdlog::sinks::stderr_sink_mt>());
+  auto logger =
+      std::make_shared<spdlog::logger>("zerofs", std::make_shared<spdlog::sinks::stderr_sink_mt>());
   logger->set_level(spdlog::level::from_str(options.log_level));
   if (options.log_format == "json") {
     auto formatter = std::make_unique<spdlog::pattern_formatter>();
@@ -79,6 +79,7 @@ Exit run(const Options& options) {
   if (options.command == "init") return run_init(options);
   if (options.command == "change-password") return run_change_password(options);
   if (options.command == "status") return run_status(options);
+  if (options.command == "store check") return run_store_check(options);
   return run_volume(options);
 }
 

@@ -30,17 +30,19 @@
 
 #include "engine/base/mutant.h"
 #include "engine/cache/page_slab.h"
+#include "engine/cache/streams.h"
 
 namespace zerofs::cache {
 
 constexpr u64 kEraseDirectMax = 1024;
 constexpr u32 kErasesRemembered = 64;
 
-// A handle on an object: identity plus its recent range erases. Owned by PageCache.
+// A handle on an object: identity, its readers, its recent range erases. Owned by PageCache.
 class Object {
  public:
   explicit Object(ObjectId id) : id_(id) {}
   ObjectId id() const { return id_; }
+  Streams& streams() { return streams_; }
 
  private:
   friend class PageCache;
@@ -53,6 +55,7 @@ class Object {
   u32 nodes_ = 0;
   u32 erase_count_ = 0;
   Erase erases_[kErasesRemembered];
+  Streams streams_;
 };
 
 struct Node;

@@ -43,11 +43,13 @@ class Recovery {
     lsm::LayerRef layer;
     format::LogFooter footer;
   };
-  Task<Slot> read_slot(format::TermRecord record, u64 seq, bool with_layer);
-  Task<> read_window(format::TermRecord record, u64 first, std::vector<Slot>& slots);
-  Task<> read_one(format::TermRecord record, u64 seq, Slot& slot, std::optional<Error>& error);
+  enum class Want : u8 { layer, footer };
+  class Walk;
+  Task<Slot> read_slot(format::TermRecord record, u64 seq, Want want);
+  Task<Slot::Kind> take_while_there(Walk& walk, RecoveredLog& log);
   Task<bool> create_fence(Term term, u64 seq, Term own_term);
   Task<> check_above(format::TermRecord record, u64 end);
+  Task<> check_slots_above(Walk& walk, format::TermRecord record, u64 end);
   static void take(RecoveredLog& log, Slot& slot);
 
   Runtime runtime_;

@@ -24,10 +24,7 @@ Result<StoreUrl> parse_store_url(std::string_view text) {
     url.canonical = std::string(text);
     return url;
   }
-  if (text.starts_with("s3://")) {
-    return invalid("s3:// is not in this build; use file:///absolute/path or memory://NAME");
-  }
-  return invalid("a store URL is file:///absolute/path or memory://NAME");
+  return invalid("a store URL is s3://bucket/prefix, file:///absolute/path or memory://NAME");
 }
 
 Result<std::unique_ptr<ObjectStore>> open_store(const StoreUrl& url, OpenOptions options,

@@ -1,4 +1,4 @@
-// Store URLs: file:///absolute/path, memory://NAME.
+// The stores of the engine's own by URL: file:///absolute/path, memory://NAME.
 #pragma once
 
 #include "engine/store/file_store.h"

@@ -262,6 +262,152 @@ TEST_CASE("meta: transactions survive, deletions too, a scan sees the newest") {
   REQUIRE(world.run(db->close()).has_value());
 }
 
+// Noise, so that a page in RAM is a page in the store.
+std::vector<std::byte> noise(u64 bytes) {
+  std::mt19937_64 random(11);
+  std::vector<std::byte> out(bytes);
+  for (u64 at = 0; at < bytes; at += 8) {
+    const u64 word = random();
+    std::memcpy(out.data() + at, &word, 8);
+  }
+  return out;
+}
+
+TEST_CASE("a cold random read costs one request; a sequential reader finds its data there") {
+  constexpr u64 kBytes = 96 * kMiB;
+  World world;
+  world.create();
+  DbOptions options = world.options();
+  options.memory_bytes = 512 * kMiB;
+  const std::vector<std::byte> data = noise(kBytes);
+  ObjectId id;
+  {
+    std::unique_ptr<Db> db = std::move(*world.open(options));
+    id = db->new_object_id();
+    Object* object = db->open_object(id);
+    for (u64 at = 0; at < kBytes; at += kMiB) {
+      REQUIRE(world.run(db->write(*object, at, std::span(data).subspan(at, kMiB))).has_value());
+    }
+    db->close_object(object);
+    REQUIRE(world.run(db->close()).has_value());
+  }
+  const auto cold = [&] { return std::move(*world.open(options)); };
+  const auto is_right = [&](Db& db, Object& object, u64 at, u32 bytes) {
+    const std::vector<std::byte> got = read_all(world, db, object, at, bytes);
+    return std::ranges::equal(got, std::span(data).subspan(at, bytes));
+  };
+
+  SUBCASE("random") {
+    std::unique_ptr<Db> db = cold();
+    Object* object = db->open_object(id);
+    const auto read_scattered = [&](u64 from) {
+      u64 reads = 0;
+      for (u64 at = from; at + kPageBytes < kBytes; at += 3 * kMiB + 5 * kPageBytes) {
+        CHECK(is_right(*db, *object, at, kPageBytes));
+        ++reads;
+      }
+      return reads;
+    };
+    read_scattered(0);  // brings the index into its cache
+    const u64 before = world.store().counters().requests();
+    const u64 reads = read_scattered(kMiB);
+    CHECK(world.store().counters().requests() - before == reads);
+    db->close_object(object);
+    REQUIRE(world.run(db->close()).has_value());
+  }
+  SUBCASE("sequential") {
+    std::unique_ptr<Db> db = cold();
+    Object* object = db->open_object(id);
+    const u64 before = world.store().counters().reads;
+    u64 waits = 0;
+    for (u64 at = 0; at < kBytes; at += 128 * kKiB) {
+      std::vector<Piece> pieces;
+      if (db->try_read(*object, at, 128 * kKiB, pieces)) {
+        db->unpin(pieces);
+      } else {
+        ++waits;
+      }
+      CHECK(is_right(*db, *object, at, 128 * kKiB));
+    }
+    CHECK(waits < 20);
+    CHECK(world.store().counters().reads - before < 100);  // large ones
+    db->close_object(object);
+    REQUIRE(world.run(db->close()).has_value());
+  }
+}
+
+// Reads wait until they are let go.
+class HeldStore final : public store::ObjectStore {
+ public:
+  HeldStore(store::ObjectStore& inner, Executor& executor) : inner_(inner), released_(executor) {}
+  bool held = false;
+  void release() {
+    held = false;
+    released_.wake_all();
+  }
+  Task<> read(std::string name, u64 offset, MutableBytes out, store::Class klass) override {
+    while (held) co_await released_.wait();
+    co_return co_await as_result(inner_.read(name, offset, out, klass));
+  }
+  Task<store::Tail> read_suffix(std::string name, u64 bytes_max, store::Class klass) override {
+    return inner_.read_suffix(name, bytes_max, klass);
+  }
+  Task<> create(std::string name, Bytes body, store::Class klass) override {
+    return inner_.create(name, body, klass);
+  }
+  Task<> remove(std::string name) override { return inner_.remove(name); }
+  Task<std::vector<std::string>> list(std::string prefix, std::string after, u32 count) override {
+    return inner_.list(prefix, after, count);
+  }
+
+ private:
+  store::ObjectStore& inner_;
+  Event released_;
+};
+
+Task<> read_into(Db& db, Object& object, std::vector<Piece>& pieces, Result<>& result) {
+  result = co_await as_result(db.read(object, 0, kPageBytes, pieces));
+  co_return {};
+}
+
+TEST_CASE("a chunk discarded while it is being fetched can be read before the fetch is over") {
+  World world;
+  world.create();
+  HeldStore store(world.store(), world.reactor());
+  const auto open = [&] {
+    return std::move(*world.run(Db::open(world.runtime(), store, world.keys(), world.options())));
+  };
+  ObjectId id;
+  {
+    std::unique_ptr<Db> db = open();
+    id = db->new_object_id();
+    Object* object = db->open_object(id);
+    REQUIRE(world.run(db->write(*object, 0, noise(kChunkBytes))).has_value());
+    db->close_object(object);
+    REQUIRE(world.run(db->close()).has_value());
+  }
+  std::unique_ptr<Db> db = open();
+  Object* object = db->open_object(id);
+  static_cast<void>(read_all(world, *db, *object, kPageBytes * 30, kPageBytes));  // the index
+  store.held = true;
+  Gate gate(world.reactor());
+  std::vector<Piece> before, after;
+  Result<> read_before, read_after;
+  gate.spawn(read_into(*db, *object, before, read_before));
+  REQUIRE(world.run(db->discard(*object, 0, kChunkBytes)).has_value());
+  gate.spawn(read_into(*db, *object, after, read_after));  // must not spin here
+  store.release();
+  REQUIRE(world.run(gate.close()).has_value());
+  REQUIRE(read_before.has_value());
+  REQUIRE(read_after.has_value());
+  REQUIRE(after.size() == 1);
+  CHECK(after.front().is_zeroes());
+  db->unpin(before);
+  db->unpin(after);
+  db->close_object(object);
+  REQUIRE(world.run(db->close()).has_value());
+}
+
 TEST_CASE("a second opener fences the first, which acknowledges nothing more") {
   World world;
   world.create();

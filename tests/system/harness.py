@@ -1,5 +1,8 @@
-"""Servers under test and a raw NBD client, for the system tests. Python 3.11, standard library."""
+"""Servers under test and a raw NBD client, for the system tests. Python 3.11, standard library.
 
+Databases are in a directory, or under the URL in ZEROFS_TEST_STORE, which `with_s3` sets."""
+
+import json
 import os
 import shutil
 import signal
@@ -12,12 +15,16 @@ import time
 
 PAGE = 4096
 
+# A test that takes too long is ended by a signal: what it started ends with it.
+signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(f"ended by signal {number}"))
+
 
 class Server:
-    """One `zerofs serve` on a file store in a directory of its own."""
+    """One `zerofs serve` on a database of its own, with its files in a directory."""
 
-    def __init__(self, binary, directory, volume="data:64MiB", memory="64MiB", extra=()):
+    def __init__(self, binary, directory, volume="data:64MiB", memory="64MiB", extra=(), url=None, environment=None):
         self.binary, self.directory, self.extra = binary, directory, list(extra)
+        self.url, self.environment = url, environment
         self.volume, self.memory = volume, memory
         self.store = os.path.join(directory, "store")
         self.key = os.path.join(directory, "key")
@@ -27,13 +34,20 @@ class Server:
         self.process = None
 
     def flags(self):
-        return ["--store", "file://" + self.store, "--key-file", self.key, "--control", self.control]
+        return ["--store", self.store_url(), "--key-file", self.key, "--control", self.control]
+
+    def store_url(self):
+        if self.url:
+            return self.url
+        base = os.environ.get("ZEROFS_TEST_STORE")
+        return f"{base}/{os.path.basename(self.directory)}" if base else "file://" + self.store
 
     def start(self, *more, wait=True):
         command = [self.binary, "serve", *self.flags(), "--init", "--volume", self.volume,
                    "--nbd=unix:" + self.socket, "--memory", self.memory, *self.extra, *more]
         with open(self.log, "ab") as log:
-            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
+            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, env=self.environment)
+        self.output = []
         if wait:
             self.wait_ready()
         return self
@@ -42,6 +56,7 @@ class Server:
         for line in self.process.stdout:
             if line == b"ready\n":
                 return
+            self.output.append(line.decode())
         raise RuntimeError(f"the server did not start, status {self.process.wait()}:\n{self.tail()}")
 
     def tail(self):
@@ -63,7 +78,12 @@ class Server:
 
     def command(self, *arguments):
         return subprocess.run([self.binary, *arguments, *self.flags()], capture_output=True, text=True,
-                              timeout=120)
+                              timeout=120, env=self.environment)
+
+    def status(self):
+        answer = self.command("status", "--json")
+        assert answer.returncode == 0, answer.stderr
+        return json.loads(answer.stdout)
 
     def uri(self, name="data"):
         return f"nbd+unix:///{name}?socket={self.socket}"

@@ -30,8 +30,8 @@ class World {
   ~World() { std::filesystem::remove_all(path_); }
   std::unique_ptr<ObjectStore> memory() { return std::make_unique<MemoryStore>(*reactor_); }
   std::unique_ptr<ObjectStore> file() {
-    return std::move(*FileStore::open(path_ + "/store", FileStore::IfMissing::create, threads_,
-                                      *reactor_));
+    return std::move(
+        *FileStore::open(path_ + "/store", FileStore::IfMissing::create, threads_, *reactor_));
   }
   template <class T>
   Result<T> run(Task<T> task) {
@@ -82,7 +82,8 @@ TEST_CASE("create, read, suffix, remove") {
       const Result<Tail> tail = world.run(store.read_suffix(name, 100, Class::foreground));
       REQUIRE(tail.has_value());
       CHECK(tail->object_bytes == size);
-      CHECK(std::ranges::equal(tail->bytes.bytes(), body.bytes().last(std::min<std::size_t>(100, size))));
+      CHECK(std::ranges::equal(tail->bytes.bytes(),
+                               body.bytes().last(std::min<std::size_t>(100, size))));
       Buffer beyond(10);
       const Result<> past = world.run(store.read(name, size - 1, beyond, Class::foreground));
       REQUIRE_FALSE(past.has_value());
@@ -117,10 +118,13 @@ TEST_CASE("list: prefix, order, after, count; a prefix is not a directory") {
 
 TEST_CASE("the probe accepts these stores") {
   on_each_store([](World& world, ObjectStore& store) {
-    CHECK(world.run(probe_thoroughly(world.runtime(), store)).has_value());
+    ProbeReport report;
+    CHECK(world.run(probe_thoroughly(world.runtime(), store, &report)).has_value());
+    CHECK(report.size() == 5);
     CHECK(world.run(store.list("probe/", "", 100))->empty());
-    CHECK(world.run(probe_at_start(world.runtime(), store)).has_value());
-    CHECK(world.run(probe_at_start(world.runtime(), store)).has_value());
+    CHECK(world.run(probe_at_start(world.runtime(), store, "here")).has_value());
+    CHECK(world.run(store.list("probe/", "", 100)) == std::vector<std::string>{"probe/here"});
+    CHECK(world.run(probe_at_start(world.runtime(), store, "here")).has_value());
   });
 }
 
@@ -156,9 +160,72 @@ TEST_CASE("the probe refuses a store that overwrites") {
   const Result<> thorough = world.run(probe_thoroughly(world.runtime(), store));
   REQUIRE_FALSE(thorough.has_value());
   CHECK(thorough.error().code() != Code::precondition);
-  const Result<> quick = world.run(probe_at_start(world.runtime(), store));
+  const Result<> quick = world.run(probe_at_start(world.runtime(), store, "here"));
   REQUIRE_FALSE(quick.has_value());
   CHECK(quick.error().code() == Code::invalid);
+}
+
+TEST_CASE("a start costs two requests where the store is known, a thorough probe elsewhere") {
+  World world;
+  MemoryStore store(world.runtime().executor);
+  REQUIRE(world.run(probe_at_start(world.runtime(), store, "here")).has_value());
+  u64 before = store.counters().requests();
+  REQUIRE(world.run(probe_at_start(world.runtime(), store, "here")).has_value());
+  CHECK(store.counters().requests() - before == 2);
+  before = store.counters().requests();
+  REQUIRE(world.run(probe_at_start(world.runtime(), store, "elsewhere")).has_value());
+  CHECK(store.counters().requests() - before > 64);
+}
+
+// Wrong in one way each.
+class Lying final : public ObjectStore {
+ public:
+  enum class Lie : u8 { lists_late, suffix_from_front, short_reads, changes_what_exists };
+  Lying(ObjectStore& inner, Lie lie) : inner_(inner), lie_(lie) {}
+  Task<> read(std::string name, u64 offset, MutableBytes out, Class klass) override {
+    const Result<> got = co_await as_result(inner_.read(name, offset, out, klass));
+    if (!got && got.error().code() == Code::corrupt && lie_ == Lie::short_reads) co_return {};
+    co_return got;
+  }
+  Task<Tail> read_suffix(std::string name, u64 bytes_max, Class klass) override {
+    Tail tail = co_await inner_.read_suffix(name, bytes_max, klass);
+    if (lie_ == Lie::suffix_from_front) {
+      co_await inner_.read(name, 0, {tail.bytes.data(), tail.bytes.size()}, klass);
+    }
+    co_return std::move(tail);
+  }
+  Task<> create(std::string name, Bytes body, Class klass) override {
+    const Result<> made = co_await as_result(inner_.create(name, body, klass));
+    if (!made && lie_ == Lie::changes_what_exists && body.size() < 1000) {
+      co_await inner_.remove(name);
+      co_await inner_.create(name, body, klass);
+    }
+    co_return made;
+  }
+  Task<> remove(std::string name) override { return inner_.remove(name); }
+  Task<std::vector<std::string>> list(std::string prefix, std::string after, u32 count) override {
+    std::vector<std::string> names = co_await inner_.list(prefix, after, count);
+    if (lie_ == Lie::lists_late && !names.empty()) names.pop_back();
+    co_return std::move(names);
+  }
+
+ private:
+  ObjectStore& inner_;
+  Lie lie_;
+};
+
+TEST_CASE("the probe refuses a store that lies, whatever about") {
+  for (const Lying::Lie lie : {Lying::Lie::lists_late, Lying::Lie::suffix_from_front,
+                               Lying::Lie::short_reads, Lying::Lie::changes_what_exists}) {
+    CAPTURE(static_cast<int>(lie));
+    World world;
+    const std::unique_ptr<ObjectStore> inner = world.memory();
+    Lying store(*inner, lie);
+    const Result<> thorough = world.run(probe_thoroughly(world.runtime(), store));
+    REQUIRE_FALSE(thorough.has_value());
+    CHECK(thorough.error().code() == Code::invalid);
+    CHECK_FALSE(world.run(probe_at_start(world.runtime(), store, "here")).has_value());
+  }
 }
 
 TEST_CASE("names") {
