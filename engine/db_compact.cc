@@ -19,6 +19,9 @@ namespace zerofs {
 namespace {
 constexpr std::size_t kBlocksAtOnce = 64;  // about 1 MiB of one input
 constexpr u32 kNamesAtOnce = 1000;
+// A command that opens, does one thing and closes does not begin; a server does, with its first flush
+// of a memtable or after this.
+constexpr Duration kGrace = 10s;
 }  // namespace
 
 // Numbers for a job that does not know yet how many tables it will make; each is used at most once.
@@ -60,6 +63,11 @@ Task<> Db::Impl::compact_tables() {
   store::Backoff backoff(1s, 5s, runtime_.random);
   lsm::CompactionCursors cursors;
   bool swept = false;
+  {
+    WakeTimer grace(runtime_.executor, compaction_wake_);
+    grace.arm(runtime_.clock.now() + kGrace);
+    co_await compaction_wake_.wait();
+  }
   for (;;) {
     co_await remove_retired();
     if (stop_background_ || fenced_) break;
@@ -92,6 +100,11 @@ Task<> Db::Impl::compact(lsm::Compaction job) {
     Result<> merged = co_await as_result(merge_tables(job, inputs, edit.outputs));
     if (!merged) co_return std::unexpected(co_await judge_lookup(merged.error()));
   }
+  if (MUTANT(remove_before_commit)) {
+    for (const lsm::TableRef& input : inputs) {
+      static_cast<void>(co_await as_result(store_.remove(input->name())));
+    }
+  }
   const lsm::Edit edits = {std::move(edit)};
   const Result<> committed = co_await as_result(versions_.commit(edits));
   if (!committed) {
@@ -106,14 +119,16 @@ Task<> Db::Impl::compact(lsm::Compaction job) {
   co_return {};
 }
 
-Task<> Db::Impl::merge_tables(const lsm::Compaction& job, const std::vector<lsm::TableRef>& inputs,
+Task<> Db::Impl::merge_tables(const lsm::Compaction& job, std::vector<lsm::TableRef> inputs,
                               std::vector<format::TableRecord>& outputs) {
+  if (MUTANT(merge_oldest_wins)) std::ranges::reverse(inputs);
   std::vector<lsm::TableMerge::Input> sources;
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     co_await inputs[i]->load();
     sources.push_back({.index = &inputs[i]->index(),
                        .first_key = inputs[i]->record().first_key,
-                       .hides = job.inputs[i].level != job.into || job.into == 0});
+                       .hides = (job.inputs[i].level != job.into || job.into == 0) &&
+                                !MUTANT(merge_ignores_erases)});
   }
   const lsm::TableOptions table_options{
       .keys = keys_,
@@ -122,7 +137,8 @@ Task<> Db::Impl::merge_tables(const lsm::Compaction& job, const std::vector<lsm:
       .first_number = take_table_numbers(),
       .random_seed = runtime_.random.next(),
       .table_bytes_max = std::min(options_.table_bytes_max, options_.memory_bytes / 32)};
-  lsm::TableMerge merge(std::move(sources), table_options, job.is_bottom);
+  lsm::TableMerge merge(std::move(sources), table_options,
+                        job.is_bottom || MUTANT(merge_drops_erases_early));
   std::vector<std::size_t> next_block(inputs.size());
   while (!merge.at_end()) {
     for (const std::size_t input : merge.hungry()) {

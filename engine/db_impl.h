@@ -145,7 +145,7 @@ class Db::Impl final : public cache::StaleJudge, public log::LogWriter::Listener
   Result<> adopt_tables();
   Task<> compact_tables();
   Task<> compact(lsm::Compaction job);
-  Task<> merge_tables(const lsm::Compaction& job, const std::vector<lsm::TableRef>& inputs,
+  Task<> merge_tables(const lsm::Compaction& job, std::vector<lsm::TableRef> inputs,
                       std::vector<format::TableRecord>& outputs);
   Task<Error> judge_lookup(Error error);
   Task<> remove_retired();
