@@ -7,7 +7,9 @@
 namespace zerofs::sim {
 
 namespace {
-Coverage& coverage() { return report().coverage; }
+Coverage& coverage() {
+  return report().coverage;
+}
 }  // namespace
 
 Director::Director(World& world) : stage_(world), world_(world), rng_(world.rng().fork()) {
