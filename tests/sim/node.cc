@@ -191,7 +191,7 @@ Task<> Node::verify() {
   Rng rng = site_.world.rng().fork();
   for (const auto& [object, pages] : live_.objects()) {
     for (const auto& [page, value] : pages) {
-      if (!options_.verify_all && !rng.chance(24)) continue;
+      if (!options_.verify_all && !rng.chance(48)) continue;
       places.insert({object, page});
       if (page != 0) places.insert({object, page - 1});
       places.insert({object, page + 1});
