@@ -162,7 +162,7 @@ void Director::live(const Play& play) {
     stage_.store().out = false;
   }
   stage_.run_until([&] { return node->gone() || node->fenced(); },
-                   stage_.doomed() ? play.serve * 4 : play.serve);
+                   stage_.doomed() ? play.serve * 2 : play.serve);
   if (node->serving()) end(*node, play.ending);
 }
 
