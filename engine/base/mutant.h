@@ -1,5 +1,5 @@
-// Bugs that are planted on purpose, to prove that the tests find them (tests/sim/mutants). Each breaks
-// one rule whose breach would lose, tear or resurrect data.
+// Bugs that are planted on purpose, to prove that the tests find them (tests/sim/mutants). Each
+// breaks one rule whose breach would lose, tear or resurrect data.
 //
 //   if (MUTANT(skip_the_fence)) co_return true;
 //
@@ -71,7 +71,9 @@ enum class Mutant {
 #ifdef ZEROFS_WITH_MUTANTS
 bool is_active(Mutant mutant);
 #else
-constexpr bool is_active(Mutant) { return false; }
+constexpr bool is_active(Mutant) {
+  return false;
+}
 #endif
 
 #define MUTANT(name) (::zerofs::is_active(::zerofs::Mutant::name))

@@ -29,7 +29,7 @@ PageCache::PageCache(PageSlab& slab, u32 nodes_max, StaleJudge& judge)
   bucket_mask_ = buckets - 1;
   nodes_ = map_array<Node>(nodes_max_);
   buckets_ = map_array<u32>(buckets);
-  ghosts_.resize(buckets);
+  ghosts_ = map_array<u32>(buckets);
 }
 
 PageCache::~PageCache() {
@@ -42,6 +42,7 @@ PageCache::~PageCache() {
   }
   munmap(nodes_, u64{nodes_max_} * sizeof(Node));
   munmap(buckets_, (bucket_mask_ + 1) * sizeof(u32));
+  munmap(ghosts_, (bucket_mask_ + 1) * sizeof(u32));
 }
 
 Object* PageCache::open_object(ObjectId id) {

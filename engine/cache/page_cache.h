@@ -227,7 +227,7 @@ class PageCache {
   u32 memory_pages_ = 0;
   Queue small_;
   Queue main_;
-  std::vector<u32> ghosts_;  // fingerprints, direct-mapped
+  u32* ghosts_ = nullptr;  // fingerprints, direct-mapped
   std::unordered_map<u64, std::unique_ptr<Object>> objects_;
 };
 

@@ -55,8 +55,7 @@ Task<std::vector<std::string>> list_patiently(Runtime runtime, ObjectStore& stor
                                               u32 count_max) {
   Patience patience(runtime);
   for (;;) {
-    Result<std::vector<std::string>> got =
-        co_await as_result(store.list(prefix, after, count_max));
+    Result<std::vector<std::string>> got = co_await as_result(store.list(prefix, after, count_max));
     if (got || !patience.may_pass(got.error(), prefix)) co_return std::move(got);
     co_await patience.pause();
   }

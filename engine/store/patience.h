@@ -15,7 +15,6 @@ Task<> read_patiently(Runtime runtime, ObjectStore& store, std::string name, u64
 Task<Tail> read_suffix_patiently(Runtime runtime, ObjectStore& store, std::string name,
                                  u64 bytes_max, Class klass);
 Task<std::vector<std::string>> list_patiently(Runtime runtime, ObjectStore& store,
-                                              std::string prefix, std::string after,
-                                              u32 count_max);
+                                              std::string prefix, std::string after, u32 count_max);
 
 }  // namespace zerofs::store

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "tests/sim/report.h"
+#include "tests/sim/running.h"
 
 namespace zerofs::sim {
 
@@ -14,34 +15,6 @@ constexpr u64 kFarChunk = 3000;
 constexpr u64 kFarPages = 40;
 constexpr u64 kLastPage = kObjectBytesMax / kPageBytes - 1;
 constexpr u64 kBytesMax = 64 * kKiB;
-
-// While an operation runs: what it will change, and since when it runs.
-class Running {
- public:
-  Running(Node& node, Node::Busy range) : node_(node), range_(range) {
-    node_.busy.push_back(&range_);
-    static u64 number = 0;
-    key_ = {node_.process().now(), ++number};
-    node_.running.insert(key_);
-  }
-  ~Running() {
-    std::erase(node_.busy, &range_);
-    node_.running.erase(key_);
-  }
-  Running(const Running&) = delete;
-
- private:
-  Node& node_;
-  Node::Busy range_;
-  std::pair<Instant, u64> key_;
-};
-
-Node::Busy pages_of(u64 object, u64 offset, u64 bytes, bool several_steps = false) {
-  return {object, offset / kPageBytes, (offset + bytes + kPageBytes - 1) / kPageBytes,
-          several_steps};
-}
-// Changes nothing, but is an operation in progress.
-constexpr Node::Busy kNothing{0, 0, 0, false};
 
 }  // namespace
 
@@ -78,8 +51,7 @@ Task<> Client::write(Range range, bool fua) {
     const Running running(node_, busy);
     Object& object = *node_.handle({range.object});
     if (!(rng_.chance(2) && node_.db().try_write(object, range.offset, data))) {
-      const Result<> written =
-          co_await as_result(node_.db().write(object, range.offset, data));
+      const Result<> written = co_await as_result(node_.db().write(object, range.offset, data));
       if (node_.gone()) co_return {};
       if (!written) {
         node_.failed("write", written.error());
@@ -193,9 +165,9 @@ Task<> Client::empty_range(EmptyChange change) {
   Operation* several = exact ? nullptr : &node_.begin_record({change});
   Db& db = node_.db();
   const Db::ZeroAs as = change.as == ExtentKind::zero ? Db::ZeroAs::zero : Db::ZeroAs::hole;
-  const Result<> done = co_await as_result(
-      change.partial ? db.write_zeroes(object, change.offset, change.bytes, as)
-                     : db.discard(object, change.offset, change.bytes));
+  const Result<> done =
+      co_await as_result(change.partial ? db.write_zeroes(object, change.offset, change.bytes, as)
+                                        : db.discard(object, change.offset, change.bytes));
   if (node_.gone()) co_return {};
   if (!done) {
     node_.failed("discard", done.error());
@@ -269,9 +241,11 @@ Task<> Client::sweep() {
   for (u64 i = 0; i < 4; ++i) {
     // The same page in several batches, one after the other in flight: others fill them up.
     for (u64 batch = rng_.between(1, 3); batch != 0; --batch) {
-      co_await write({lately.object, lately.offset, std::min(lately.bytes, u64{kPageBytes})}, false);
+      co_await write({lately.object, lately.offset, std::min(lately.bytes, u64{kPageBytes})},
+                     false);
       if (node_.stopping() || node_.fenced()) co_return {};
-      co_await write({ballast, rng_.below(kBallastPages - 16) * kPageBytes, 12 * kPageBytes}, false);
+      co_await write({ballast, rng_.below(kBallastPages - 16) * kPageBytes, 12 * kPageBytes},
+                     false);
       if (node_.stopping() || node_.fenced()) co_return {};
     }
     for (u64 page = 0; page < kBallastPages; page += 16) {
@@ -327,138 +301,6 @@ Task<> Client::extents() {
   co_return {};
 }
 
-// ---- transactions
-
-Task<> Client::commit(Transaction transaction, std::vector<Change> changes, const char* what) {
-  const Result<> done = co_await as_result(node_.db().commit(std::move(transaction)));
-  if (node_.gone()) co_return {};
-  if (!done) {
-    node_.failed(what, done.error());
-    co_return {};
-  }
-  ++report().coverage.transactions;
-  node_.record(std::move(changes));
-  co_return {};
-}
-
-Task<> Client::resize(u64 object, u64 size) {
-  const Node::Busy busy{object, size / kPageBytes, kNever, false};
-  if (!node_.may_start(busy)) co_return {};
-  const Running running(node_, busy);
-  Transaction transaction;
-  transaction.truncates.push_back({node_.handle({object}), size});
-  const std::string key = fmt::format("size/{:x}", object);
-  transaction.meta.push_back({key, std::to_string(size)});
-  std::vector<Change> changes{TruncateChange{object, size},
-                              MetaChange{key, std::to_string(size)}};
-  co_await commit(std::move(transaction), std::move(changes), "resize");
-  co_return {};
-}
-
-// Born with a name, written, deleted with its name.
-Task<> Client::temporary_object() {
-  const ObjectId id = node_.db().new_object_id();
-  node_.site().oracle.new_object(id);
-  const std::string key = fmt::format("temporary/{:x}", id.value);
-  {
-    const Running running(node_, kNothing);
-    Transaction birth;
-    birth.meta.push_back({key, "here"});
-    co_await commit(std::move(birth), {MetaChange{key, "here"}}, "birth");
-  }
-  if (node_.stopping() || node_.fenced()) co_return {};
-  for (u64 i = rng_.below(4); i != 0; --i) {
-    const u64 offset = rng_.below(200) * kPageBytes;
-    const u64 stamp = node_.site().oracle.next_stamp();
-    std::vector<std::byte> data(rng_.between(1, 2) * kPageBytes);
-    fill_stamped(stamp, data);
-    const Running running(node_, kNothing);
-    const Result<> written = co_await as_result(node_.db().write(*node_.handle(id), offset, data));
-    if (node_.gone()) co_return {};
-    if (!written) {
-      node_.failed("write", written.error());
-      co_return {};
-    }
-    node_.record({WriteChange{id.value, offset, data.size(), stamp}});
-  }
-  co_await sleep_for(node_.process().runtime(), rng_.latency(100ms));
-  if (node_.stopping() || node_.fenced()) co_return {};
-  const Running running(node_, kNothing);
-  Transaction death;
-  death.meta.push_back({key, {}});
-  death.deleted_objects.push_back(id);
-  co_await commit(std::move(death), {MetaChange{key, {}}, EraseChange{id.value}}, "death");
-  co_return {};
-}
-
-std::string Client::some_key() {
-  return fmt::format("k{}/{:02}", rng_.below(3), rng_.below(12));
-}
-
-std::string Client::some_value() {
-  const u64 stamp = node_.site().oracle.next_stamp();
-  std::string value = std::to_string(stamp);
-  if (rng_.chance(4)) value.append(rng_.below(300), 'v');
-  if (rng_.chance(50)) value.append(rng_.below(8000), 'w');
-  return value;
-}
-
-Task<> Client::put_meta() {
-  const Running running(node_, kNothing);
-  Transaction transaction;
-  std::vector<Change> changes;
-  std::set<std::string> keys;
-  for (u64 i = rng_.between(1, 6); i != 0; --i) keys.insert(some_key());
-  for (const std::string& key : keys) {
-    std::optional<std::string> value;
-    if (!rng_.chance(4)) value = some_value();
-    changes.push_back(MetaChange{key, value});
-    transaction.meta.push_back({key, std::move(value)});
-  }
-  co_await commit(std::move(transaction), std::move(changes), "transaction");
-  co_return {};
-}
-
-Task<> Client::get_meta() {
-  const std::string key = some_key();
-  const Running running(node_, kNothing);
-  const auto known = [&]() -> std::optional<std::string> {
-    const auto at = node_.live().meta().find(key);
-    if (at == node_.live().meta().end()) return {};
-    return at->second;
-  };
-  // The answer is of the moment of the call.
-  const std::optional<std::string> expected = known();
-  const Result<std::optional<std::string>> found =
-      co_await as_result(node_.db().get_meta(key));
-  if (node_.gone()) co_return {};
-  if (!found) {
-    node_.failed("get_meta", found.error());
-    co_return {};
-  }
-  if (*found != expected) node_.site().world.fail(fmt::format("get_meta {}: wrong value", key));
-  co_return {};
-}
-
-Task<> Client::scan_meta() {
-  const std::string prefix = fmt::format("k{}/", rng_.below(3));
-  const Running running(node_, kNothing);
-  std::vector<lsm::MetaEntry> expected;
-  for (auto at = node_.live().meta().lower_bound(prefix);
-       at != node_.live().meta().end() && at->first.starts_with(prefix); ++at) {
-    expected.push_back({at->first, at->second});
-  }
-  const Result<std::vector<lsm::MetaEntry>> found =
-      co_await as_result(node_.db().scan_meta(prefix));
-  if (node_.gone()) co_return {};
-  if (!found) {
-    node_.failed("scan_meta", found.error());
-    co_return {};
-  }
-  if (*found != expected) node_.site().world.fail("scan_meta: other entries than the model's");
-  co_return {};
-}
-
 // ---- their lives
 
 Task<> Client::block_operation() {
@@ -488,8 +330,8 @@ Task<> Client::block_operation() {
     co_await extents();
   } else if (dice < 980) {
     const Range range = some_range();
-    co_await resize(range.object, rng_.chance(2) ? range.offset
-                                                 : range.offset / kPageBytes * kPageBytes);
+    co_await resize(range.object,
+                    rng_.chance(2) ? range.offset : range.offset / kPageBytes * kPageBytes);
   } else if (dice < 996) {
     co_await temporary_object();
   } else {

@@ -7,7 +7,9 @@
 namespace zerofs::sim {
 
 namespace {
-Coverage& coverage() { return report().coverage; }
+Coverage& coverage() {
+  return report().coverage;
+}
 }  // namespace
 
 Director::Director(World& world) : stage_(world), world_(world), rng_(world.rng().fork()) {
@@ -61,7 +63,7 @@ Director::Play Director::draw_play() {
                 : dice < 94 ? Ending::freeze
                             : Ending::partition;
   // Opening takes some hundred steps; most crashes should come later.
-  play.steps = u64{1} << rng_.between(3, 12);
+  play.steps = u64{1} << rng_.between(3, 11);
   play.steps += rng_.below(play.steps);
   play.effects = rng_.between(1, u64{1} << rng_.between(0, 5));
   play.serve = Duration(static_cast<i64>(rng_.between(1, 3000)) * 1'000'000);
@@ -103,7 +105,7 @@ Node& Director::launch(bool takeover, u32 host) {
   options.database = options_;
   options.block_clients = static_cast<u32>(rng_.between(1, 3));
   options.meta_client = !rng_.chance(4);
-  options.verify_all = rng_.chance(10);
+  options.verify_all = rng_.chance(16);
   options.sweeps_permille = sweeps_permille_;
   options.think = rng_.pick<Duration>({1ms, 10ms, 40ms});
   return stage_.launch(std::move(options));
@@ -160,7 +162,7 @@ void Director::live(const Play& play) {
     stage_.store().out = false;
   }
   stage_.run_until([&] { return node->gone() || node->fenced(); },
-                   stage_.doomed() ? play.serve * 4 : play.serve);
+                   stage_.doomed() ? play.serve * 2 : play.serve);
   if (node->serving()) end(*node, play.ending);
 }
 

@@ -15,10 +15,10 @@ class Director : Stage::Tender {
   enum class Ending : u8 { crash_step, crash_effect, close, close_abruptly, freeze, partition };
   struct Play {
     Ending ending = Ending::crash_step;
-    u64 steps = 0;       // until the crash
-    u64 effects = 0;     // creates until the crash
-    Duration serve{};    // before it ends otherwise
-    bool race = false;   // another opener at the same time
+    u64 steps = 0;      // until the crash
+    u64 effects = 0;    // creates until the crash
+    Duration serve{};   // before it ends otherwise
+    bool race = false;  // another opener at the same time
     bool outage = false;
   };
   struct Zombie {

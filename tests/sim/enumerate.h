@@ -10,7 +10,7 @@ namespace zerofs::sim {
 
 struct CrashPoint {
   u64 seed = 1;
-  u64 effects = 1;       // of the writer
+  u64 effects = 1;  // of the writer
   bool elsewhere = false;
   u64 effects_again = 0;  // of the first who opens afterwards; 0: it is left alone
 

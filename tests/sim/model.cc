@@ -43,7 +43,9 @@ void Model::set(u64 object, u64 page, PageValue value) {
   }
 }
 
-void Model::adopt(Place place, PageValue value) { set(place.first, place.second, std::move(value)); }
+void Model::adopt(Place place, PageValue value) {
+  set(place.first, place.second, std::move(value));
+}
 
 void Model::patch(u64 object, u64 offset, Bytes data) {
   while (!data.empty()) {

@@ -25,7 +25,7 @@ using PageBytes = std::array<std::byte, kPageBytes>;
 struct PageValue {
   ExtentKind kind = ExtentKind::hole;
   std::shared_ptr<const PageBytes> bytes;  // only for data
-  bool kind_unclear = false;  // zeroes, of which kind the crash decided
+  bool kind_unclear = false;               // zeroes, of which kind the crash decided
   bool equals(const std::byte* other) const;
 };
 
@@ -56,8 +56,8 @@ constexpr u64 kNever = ~u64{0};
 
 struct Operation {
   std::vector<Change> changes;
-  u64 first_seq = 0;      // the earliest batch that can hold any of it
-  u64 last_seq = kNever;  // the last one; kNever while it runs or if it never ended well
+  u64 first_seq = 0;        // the earliest batch that can hold any of it
+  u64 last_seq = kNever;    // the last one; kNever while it runs or if it never ended well
   u64 done_index = kNever;  // how many operations had ended before this one did
 };
 

@@ -143,9 +143,8 @@ Object* Node::handle(ObjectId id) {
 Task<> Node::verify_range(u64 object, u64 first, u64 count) {
   for (;;) {
     std::vector<Piece> pieces;
-    const Result<> read = co_await as_result(
-        db_->read(*handle({object}), first * kPageBytes, static_cast<u32>(count * kPageBytes),
-                  pieces));
+    const Result<> read = co_await as_result(db_->read(
+        *handle({object}), first * kPageBytes, static_cast<u32>(count * kPageBytes), pieces));
     if (gone()) {
       if (read) db_->unpin(pieces);
       co_return {};
@@ -159,7 +158,8 @@ Task<> Node::verify_range(u64 object, u64 first, u64 count) {
       continue;
     }
     std::vector<std::byte> bytes;
-    for (const Piece& piece : pieces) bytes.insert(bytes.end(), piece.data, piece.data + piece.bytes);
+    for (const Piece& piece : pieces)
+      bytes.insert(bytes.end(), piece.data, piece.data + piece.bytes);
     db_->unpin(pieces);
     for (u64 i = 0; i < count; ++i) {
       const std::byte* found = bytes.data() + i * kPageBytes;
@@ -191,7 +191,7 @@ Task<> Node::verify() {
   Rng rng = site_.world.rng().fork();
   for (const auto& [object, pages] : live_.objects()) {
     for (const auto& [page, value] : pages) {
-      if (!options_.verify_all && !rng.chance(24)) continue;
+      if (!options_.verify_all && !rng.chance(48)) continue;
       places.insert({object, page});
       if (page != 0) places.insert({object, page - 1});
       places.insert({object, page + 1});
@@ -241,8 +241,9 @@ void Node::check_page(u64 object, u64 page, const std::byte* bytes, const char* 
   at = at / 8 * 8;
   std::memcpy(&head, bytes + at, 8);
   std::memcpy(&wanted, should + at, 8);
-  site_.world.fail(fmt::format("{}: object {:x} page {} byte {}: found {:x}, expected {:x} (term {})",
-                               what, object, page, at, head, wanted, db_->status().term.value));
+  site_.world.fail(
+      fmt::format("{}: object {:x} page {} byte {}: found {:x}, expected {:x} (term {})", what,
+                  object, page, at, head, wanted, db_->status().term.value));
 }
 
 // ---- operations of clients
@@ -345,7 +346,8 @@ bool Node::busy_with_nothing() const {
 void Node::check_limits() {
   const DbStatus status = db_->status();
   const u64 memory = options_.database.memory_bytes;
-  if (status.cache_pages > status.cache_pages_max) site_.world.fail("more pages than the cache has");
+  if (status.cache_pages > status.cache_pages_max)
+    site_.world.fail("more pages than the cache has");
   // Of the 40 %, the buffers of objects being sealed and uploaded take their part.
   const u64 batch = std::min(16 * kMiB, memory / 64);
   const u64 buffers = (options_.database.uploads_max + 2) * (batch + batch / 64);

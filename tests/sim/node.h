@@ -76,7 +76,8 @@ class Node {
   void check_page(u64 object, u64 page, const std::byte* bytes, const char* what);
   void check_limits();
 
-  // Ranges that operations in progress will change, so that nobody else's order with them is unclear.
+  // Ranges that operations in progress will change, so that nobody else's order with them is
+  // unclear.
   struct Busy {
     u64 object, first, end;
     bool several_steps;

@@ -45,7 +45,8 @@ TermHistory& Oracle::opened(Term term, Model& state) {
   } else {
     const auto before = after_.find(term.value - 1);
     if (before == after_.end()) {
-      world_.fail(fmt::format("term {} opened although {} was taken long ago", term.value, resolved_));
+      world_.fail(
+          fmt::format("term {} opened although {} was taken long ago", term.value, resolved_));
     }
     state = before->second;
   }
@@ -57,7 +58,8 @@ TermHistory& Oracle::opened(Term term, Model& state) {
 
 void Oracle::resolve(const format::TermRecord& record) {
   if (!record.end) {
-    world_.fail(fmt::format("term {} is not sealed although a newer one serves", record.term.value));
+    world_.fail(
+        fmt::format("term {} is not sealed although a newer one serves", record.term.value));
   }
   const u64 end = *record.end;
   resolved_ = record.term.value;
@@ -98,9 +100,10 @@ void Oracle::must_be_below(const TermHistory& history, u64 done, u64 end, const 
 void Oracle::flushed(TermHistory& history, u64 done, Position position) {
   ++report().coverage.flushes;
   if (history.end && position.seq_end > *history.end) {
-    world_.fail(fmt::format("term {} acknowledged a flush up to {} after its successor had "
-                            "replayed it up to {}", history.term.value, position.seq_end,
-                            *history.end));
+    world_.fail(
+        fmt::format("term {} acknowledged a flush up to {} after its successor had "
+                    "replayed it up to {}",
+                    history.term.value, position.seq_end, *history.end));
   }
   if (history.end) must_be_below(history, done, *history.end, "a late flush");
   for (; history.checked_end < position.seq_end; ++history.checked_end) {
@@ -139,8 +142,7 @@ void Oracle::audit() {
     if (!record.end || record.closed_cleanly) continue;
     const std::string fence = format::log_name(record.term, Seq{end});
     const auto at = objects.find(fence);
-    if (at == objects.end() ||
-        format::classify_log_slot(*at->second) != format::LogSlot::fence) {
+    if (at == objects.end() || format::classify_log_slot(*at->second) != format::LogSlot::fence) {
       world_.fail(fence + " should be the fence of its term");
     }
   }

@@ -18,11 +18,11 @@ namespace zerofs::sim {
 struct TermHistory {
   Term term;
   std::deque<Operation> operations;
-  u64 done = 0;              // operations that have ended
-  u64 acknowledged = 0;      // those with done_index below this are covered by a flush
-  u64 checked_end = 0;       // log objects below were seen in the store
+  u64 done = 0;          // operations that have ended
+  u64 acknowledged = 0;  // those with done_index below this are covered by a flush
+  u64 checked_end = 0;   // log objects below were seen in the store
   bool closed_well = false;
-  std::optional<u64> end;    // of its log, once a successor has resolved it
+  std::optional<u64> end;  // of its log, once a successor has resolved it
 };
 
 class Oracle {

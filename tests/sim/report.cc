@@ -19,8 +19,8 @@ std::deque<std::string>& lines() {
 
 Report& report() {
   static Report* const shared = [] {
-    void* memory = mmap(nullptr, sizeof(Report), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS,
-                        -1, 0);
+    void* memory =
+        mmap(nullptr, sizeof(Report), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     INVARIANT(memory != MAP_FAILED);
     return new (memory) Report{};
   }();

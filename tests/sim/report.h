@@ -11,15 +11,15 @@ namespace zerofs::sim {
 
 struct Coverage {
   u64 worlds, lives, crashes, crashes_opening, clean_closes, takeovers, zombies_resumed, races;
-  u64 operations, flushes, transactions, cold_reads, evictions, memtable_flushes, tables_max;
-  u64 replayed_objects, lost_operations, erases_over_64, sweeps, throttled_flushes, ambiguous_pages;
+  u64 operations, flushes, transactions, cold_reads, memtable_flushes, tables_max;
+  u64 replayed_objects, lost_operations, erases_over_64, sweeps, ambiguous_pages;
   u64 pages_verified, outages, flips_met, faults, requests, virtual_seconds, damages;
 };
 
 struct Report {
   u64 seed;
-  u64 hash;      // of the trace so far
-  u64 failed;    // a promise was broken; `why` says which
+  u64 hash;       // of the trace so far
+  u64 failed;     // a promise was broken; `why` says which
   u64 print_all;  // trace lines go to stdout at once
   char why[400];
   char point[64];  // the crash point that is being performed, if any

@@ -12,7 +12,9 @@ namespace zerofs::sim {
 
 namespace {
 
-u64 hash_of(Bytes bytes) { return XXH3_64bits(bytes.data(), bytes.size()); }
+u64 hash_of(Bytes bytes) {
+  return XXH3_64bits(bytes.data(), bytes.size());
+}
 
 const char* name_of(SimStore::Kind kind) {
   switch (kind) {
@@ -81,7 +83,8 @@ void SimStore::decide(const std::shared_ptr<Request>& request) {
     r.answer = Error(Code::retry, text);
   };
 
-  r.flips = weather.flip_bit != 0 && rng_.permille(weather.flip_bit * (r.kind == Kind::read_suffix ? 8 : 1));
+  r.flips = weather.flip_bit != 0 &&
+            rng_.permille(weather.flip_bit * (r.kind == Kind::read_suffix ? 8 : 1));
   r.says_409 = weather.conflict_409 != 0 && rng_.chance(4);
   if (falls_on(weather.fail_before)) {
     r.applies = false;
@@ -230,8 +233,8 @@ void SimStore::answer(Request& request) {
   if (request.reply == nullptr) return;
   Reply& reply = *request.reply;
   Process& to = *request.from;
-  const auto at = std::ranges::find(waiting_, &request,
-                                    [](const std::shared_ptr<Request>& held) { return held.get(); });
+  const auto at = std::ranges::find(
+      waiting_, &request, [](const std::shared_ptr<Request>& held) { return held.get(); });
   std::swap(*at, waiting_.back());
   waiting_.pop_back();
   request.reply = nullptr;

@@ -41,7 +41,6 @@ struct Weather {
 struct StoreTally {
   u64 requests = 0;
   u64 effects = 0;
-  u64 failed_before = 0;
   u64 lost_replies = 0;
   u64 late_effects = 0;
   u64 delivered_twice = 0;
@@ -68,14 +67,14 @@ class SimStore {
     Process* from = nullptr;
     Reply* reply = nullptr;  // null once nobody waits
     std::string name;
-    Body body;               // create: what; reads: what was found
+    Body body;  // create: what; reads: what was found
     u64 offset = 0;
     u64 bytes_max = 0;
     MutableBytes out;
     std::string after;
     u32 count_max = 0;
-    bool applies = true;     // false: the effect never happens
-    bool answer_now = true;  // the reply carries the effect's own result…
+    bool applies = true;          // false: the effect never happens
+    bool answer_now = true;       // the reply carries the effect's own result…
     std::optional<Error> answer;  // …else this
     bool says_409 = false;
     bool flips = false;
@@ -99,8 +98,8 @@ class SimStore {
 
   // ---- for the director and the oracle
   Weather weather;
-  bool out = false;                             // a whole-store outage
-  std::vector<const Process*> partitioned;      // these alone cannot reach it
+  bool out = false;                         // a whole-store outage
+  std::vector<const Process*> partitioned;  // these alone cannot reach it
   const std::map<std::string, Body>& objects() const { return objects_; }
   // Names may then be sealed again: the world goes back to before they were.
   std::map<std::string, Body>& objects_for_damage() {

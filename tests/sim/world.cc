@@ -16,7 +16,9 @@ Process::Process(World& world, u32 id, Rng rng)
   world_.add(*this);
 }
 
-Process::~Process() { world_.remove(*this); }
+Process::~Process() {
+  world_.remove(*this);
+}
 
 void Process::push(Item::Kind kind, Instant at, void* what, u32 generation) {
   items_.push({kind, at, order_.next(), what, generation});
@@ -115,7 +117,10 @@ bool Process::run_post_mortem() {
 // ---- the world
 
 World::World(u64 seed, bool tracing)
-    : seed_(seed), tracing_(tracing), rng_(seed), now_(kBegin),
+    : seed_(seed),
+      tracing_(tracing),
+      rng_(seed),
+      now_(kBegin),
       store_(std::make_unique<SimStore>(*this, rng_.fork())) {}
 
 World::~World() = default;
