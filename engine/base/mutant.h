@@ -45,6 +45,11 @@ namespace zerofs {
   X(fold_loses_erases)         /* a fold keeps the newer erased ranges only */                    \
   X(erase_falls_through)       /* an erased range does not end the lookup */                      \
   X(tables_oldest_first)       /* an older table shadows a newer one */                           \
+  /* compaction (section 7) */                                                                    \
+  X(merge_oldest_wins)         /* merged tables: what the oldest input says stays */              \
+  X(merge_ignores_erases)      /* … erased ranges of newer inputs hide nothing of older ones */   \
+  X(merge_drops_erases_early)  /* … they are dropped although older tables lie below */           \
+  X(remove_before_commit)      /* inputs go before the manifest names the outputs */              \
   /* cache and read path (section 9) */                                                           \
   X(fill_although_overtaken)   /* a fetched page replaces what a write or discard made of it */   \
   X(clean_by_older_batch)      /* an older batch's durability cleans a newer page */              \

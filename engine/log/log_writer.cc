@@ -188,7 +188,8 @@ Task<> LogWriter::upload(SealedBatch& batch) {
   co_return {};
 }
 
-// What occupies a slot of ours can only be our own object or a fence, and a fence proves itself.
+// What occupies a slot of ours is our own object, or a fence, or the object of another process that
+// has our term (a virtual machine that was resumed beside itself). The latter two prove themselves.
 // Anything else is bytes that were damaged on their way: it says nothing, and the caller looks again.
 Task<LogWriter::Look> LogWriter::look(u64 seq, Bytes own) {
   const std::string name = format::log_name(term_, Seq{seq});
@@ -204,9 +205,16 @@ Task<LogWriter::Look> LogWriter::look(u64 seq, Bytes own) {
   if (same) co_return Look::own;
   const Result<format::Fence> fence = format::decode_fence(keys_, tail->bytes, term_, Seq{seq});
   if (fence) co_return Look::foreign;
-  spdlog::error("log: slot {} holds neither our object nor a fence: {}", name,
-                fence.error().text());
-  co_return std::unexpected(fence.error());
+  format::ObjectCipher cipher(keys_, salt_, name);
+  const Result<format::LogFooter> footer = format::decode_log_footer(
+      cipher, tail->object_bytes, tail->bytes, term_, Seq{seq});
+  if (footer) {
+    const Bytes seen_end = tail->bytes.bytes().last(format::kLogTailBytes);
+    const bool own_footer = std::ranges::equal(seen_end, own.last(format::kLogTailBytes));
+    if (!own_footer) co_return Look::foreign;
+  }
+  spdlog::error("log: slot {} holds neither our object nor a fence: damaged on its way", name);
+  co_return corrupt("log: a look at a slot came back damaged", seq);
 }
 
 void LogWriter::advance() {
