@@ -149,6 +149,16 @@ Result<format::KeyMaterial> obtain_key_material(const SecretSource& source, Purp
 }
 
 namespace {
+// A create whose reply was lost meets its own object at the second try.
+Task<> create_own(store::ObjectStore& store, std::string name, Bytes body) {
+  const Result<> created = co_await as_result(store.create(name, body, store::Class::foreground));
+  if (created || created.error().code() != Code::precondition) co_return created;
+  const store::Tail there =
+      co_await store.read_suffix(name, body.size() + 1, store::Class::foreground);
+  if (!std::ranges::equal(there.bytes.bytes(), body)) co_return created;
+  co_return {};
+}
+
 Task<std::vector<u64>> slots(store::ObjectStore& store) {
   std::vector<u64> out;
   const std::vector<std::string> names = co_await store.list(format::kKeySlotPrefix, "", 1000);
@@ -167,7 +177,7 @@ Task<format::DataKey> create_key_slot(store::ObjectStore& store, format::KeyMate
   random.fill(data_key.key);
   random.fill(data_key.database);
   const Buffer slot = co_await format::encode_key_slot(material, data_key, 1, {}, random);
-  co_await store.create(format::key_slot_name(1), slot, store::Class::foreground);
+  co_await create_own(store, format::key_slot_name(1), slot);
   co_return data_key;
 }
 
@@ -202,7 +212,7 @@ Task<> replace_key_slots(store::ObjectStore& store, format::DataKey data_key,
   const std::vector<u64> existing = co_await slots(store);
   const u64 next = (existing.empty() ? 0 : existing.back()) + 1;
   const Buffer slot = co_await format::encode_key_slot(material, data_key, next, {}, random);
-  co_await store.create(format::key_slot_name(next), slot, store::Class::foreground);
+  co_await create_own(store, format::key_slot_name(next), slot);
   // Only now, with the new slot durable, may the old ones go.
   for (const u64 old : existing) co_await store.remove(format::key_slot_name(old));
   co_return {};

@@ -214,6 +214,37 @@ class Lying final : public ObjectStore {
   Lie lie_;
 };
 
+// Every reply to a create is lost once; the client's second try meets the object.
+class Forgetful final : public ObjectStore {
+ public:
+  explicit Forgetful(ObjectStore& inner) : inner_(inner) {}
+  Task<> read(std::string name, u64 offset, MutableBytes out, Class klass) override {
+    return inner_.read(name, offset, out, klass);
+  }
+  Task<Tail> read_suffix(std::string name, u64 bytes_max, Class klass) override {
+    return inner_.read_suffix(name, bytes_max, klass);
+  }
+  Task<> create(std::string name, Bytes body, Class klass) override {
+    static_cast<void>(co_await as_result(inner_.create(name, body, klass)));
+    co_return fail(Code::precondition, "exists");
+  }
+  Task<> remove(std::string name) override { return inner_.remove(name); }
+  Task<std::vector<std::string>> list(std::string prefix, std::string after, u32 count) override {
+    return inner_.list(prefix, after, count);
+  }
+
+ private:
+  ObjectStore& inner_;
+};
+
+TEST_CASE("the probe does not take lost replies for lies") {
+  World world;
+  const std::unique_ptr<ObjectStore> inner = world.memory();
+  Forgetful store(*inner);
+  CHECK(world.run(probe_thoroughly(world.runtime(), store)).has_value());
+  CHECK(world.run(probe_at_start(world.runtime(), store, "here")).has_value());
+}
+
 TEST_CASE("the probe refuses a store that lies, whatever about") {
   for (const Lying::Lie lie : {Lying::Lie::lists_late, Lying::Lie::suffix_from_front,
                                Lying::Lie::short_reads, Lying::Lie::changes_what_exists}) {
