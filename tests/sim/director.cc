@@ -67,7 +67,7 @@ Director::Play Director::draw_play() {
   play.steps += rng_.below(play.steps);
   play.effects = rng_.between(1, u64{1} << rng_.between(0, 5));
   play.serve = Duration(static_cast<i64>(rng_.between(1, 3000)) * 1'000'000);
-  play.race = rng_.chance(12);
+  play.race = rng_.chance(8);
   play.outage = !stage_.site().calm && rng_.chance(12);
   return play;
 }
@@ -113,7 +113,7 @@ Node& Director::launch(bool takeover, u32 host) {
 
 void Director::launch_rival(Node& first) {
   ++coverage().races;
-  for (u64 pause = rng_.below(400); pause != 0 && !first.gone(); --pause) {
+  for (u64 pause = rng_.below(rng_.pick<u64>({1, 40, 400})); pause != 0 && !first.gone(); --pause) {
     bool stepped = false;
     if (!stage_.run_until([&] { return std::exchange(stepped, true); }, kOpeningMax)) break;
   }
@@ -209,7 +209,7 @@ void Director::run() {
   ++coverage().worlds;
   draw_weather();
   options_ = draw_options();
-  sweeps_permille_ = rng_.pick<u32>({3, 3, 3, 40});
+  sweeps_permille_ = rng_.pick<u32>({3, 3, 3, 60});
   stage_.create_database();
   const Instant begin = world_.now();
   stage_.store().weather = weather_;

@@ -33,7 +33,7 @@ class Rng {
   Duration latency(Duration typical) {
     const u64 span = static_cast<u64>(typical.count());
     u64 total = span / 2 + below(span);
-    if (chance(16)) total += below(8 * span);
+    if (chance(12)) total += below(30 * span);
     if (chance(200)) total += below(100 * span);
     return Duration(static_cast<i64>(total));
   }
