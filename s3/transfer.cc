@@ -369,8 +369,9 @@ void Transfer::end(CURLcode code) {
   shared_.stats.connections += static_cast<u64>(connects);
   if (!streams_body_ && connected_) body_sent_ = flight_->exchange.request.body.size();
   if (code == CURLE_OK || response_.failure != Failure::none) return;
-  // A refusal is one even when its explanation was cut off; 2xx and 5xx are not believed so easily.
-  if (headers_done_ && response_.status >= 400 && response_.status < 500) return;
+  // These two say all with their status. Any other answer is one only when it came whole: what a 404
+  // or 403 means stands in its body.
+  if (headers_done_ && (response_.status == 412 || response_.status == 416)) return;
   response_.failure_text = curl_easy_strerror(code);
   switch (code) {
     case CURLE_COULDNT_RESOLVE_PROXY:

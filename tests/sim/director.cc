@@ -50,6 +50,8 @@ DbOptions Director::draw_options() {
   options.flush_puts_burst = rng_.pick<double>({2, 10, 1e6, 1e6});
   options.memtable_objects_max = rng_.pick<u64>({3, 8, 24, 4096});
   options.table_bytes_max = rng_.pick<u64>({48 * kKiB, 64 * kMiB});
+  // So small that there are several levels, or only one.
+  options.level_bytes_base = rng_.pick<u64>({kKiB, 8 * kKiB, 64 * kMiB});
   return options;
 }
 
