@@ -51,7 +51,7 @@ DbOptions Director::draw_options() {
   options.memtable_objects_max = rng_.pick<u64>({3, 8, 24, 4096});
   options.table_bytes_max = rng_.pick<u64>({48 * kKiB, 64 * kMiB});
   // So small that there are several levels, or only one.
-  options.level_bytes_base = rng_.pick<u64>({kKiB, 8 * kKiB, 64 * kMiB});
+  options.level_bytes_base = rng_.pick<u64>({40, 200, kKiB, 64 * kMiB});
   return options;
 }
 

@@ -94,12 +94,14 @@ void print_coverage(double seconds) {
       "sweeps\n"
       "  {} log objects replayed, {} operations lost, {} ambiguous pages, {} pages verified\n"
       "  {} tables written, {} at most at once; {} store requests, {} faults, {} flips, "
-      "{} virtual hours, {} damaged objects\n",
+      "{} virtual hours, {} damaged objects\n"
+      "  {} compactions, {} levels at most\n",
       c.worlds, c.lives, c.crashes, c.crashes_opening, static_cast<double>(c.crashes) / seconds,
       c.takeovers, c.zombies_resumed, c.races, c.clean_closes, c.outages, c.operations, c.flushes,
       c.transactions, c.cold_reads, c.erases_over_64, c.sweeps, c.replayed_objects,
       c.lost_operations, c.ambiguous_pages, c.pages_verified, c.memtable_flushes, c.tables_max,
-      c.requests, c.faults, c.flips_met, c.virtual_seconds / 3600, c.damages);
+      c.requests, c.faults, c.flips_met, c.virtual_seconds / 3600, c.damages, c.compactions,
+      c.levels_max);
 }
 
 // Runs `all` in a child; when it fails, `once` in another with a memory of what happened, which

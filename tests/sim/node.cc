@@ -412,6 +412,7 @@ void Node::crash() {
     site_.world.trace(fmt::format("process {} is cut off", process_.id()));
   }
   if (db_ != nullptr && history_ != nullptr && !ended_) check_limits();
+  if (db_ != nullptr) report().coverage.compactions += db_->status().compactions;
   process_.cut = true;
   site_.world.store().cut_off(process_);
   u64 steps = 0;

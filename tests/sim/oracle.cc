@@ -155,10 +155,19 @@ void Oracle::audit() {
       }
     }
   }
-  if (!manifest.levels.empty()) {
-    u64& most = report().coverage.tables_max;
-    most = std::max<u64>(most, manifest.levels.front().size());
+  for (std::size_t i = 1; i < manifest.levels.size(); ++i) {
+    const auto& level = manifest.levels[i];
+    const auto overlap = std::ranges::adjacent_find(
+        level, [](const auto& a, const auto& b) { return a.last_key >= b.first_key; });
+    if (overlap != level.end()) world_.fail(fmt::format("tables of level {} overlap", i));
   }
+  Coverage& coverage = report().coverage;
+  if (!manifest.levels.empty()) {
+    coverage.tables_max = std::max<u64>(coverage.tables_max, manifest.levels.front().size());
+  }
+  u64 levels = 0;
+  for (const auto& level : manifest.levels) levels += level.empty() ? 0 : 1;
+  coverage.levels_max = std::max(coverage.levels_max, levels);
 }
 
 }  // namespace zerofs::sim

@@ -14,6 +14,7 @@ struct Coverage {
   u64 operations, flushes, transactions, cold_reads, memtable_flushes, tables_max;
   u64 replayed_objects, lost_operations, erases_over_64, sweeps, ambiguous_pages;
   u64 pages_verified, outages, flips_met, faults, requests, virtual_seconds, damages;
+  u64 compactions, levels_max;
 };
 
 struct Report {
