@@ -104,6 +104,7 @@ class Db::Impl final : public cache::StaleJudge, public log::LogWriter::Listener
   void batch_durable(log::SealedBatch& batch) override;
   void log_fenced() override;
   format::Compression compression_now() override;
+  bool is_pressed() override;
   // StaleJudge
   bool erased_after(ObjectId object, u64 chunk, u64 sealed_seq) override;
 

@@ -27,8 +27,7 @@ u64 Db::Impl::dirty_pages_max() const {
   u64 limit = dirty_share_pages_;
   const double rate = log_.upload_bytes_per_second();
   const bool flushes_matter =
-      durable_.has_waiters() ||
-      (waited_before_ && runtime_.clock.now() - last_flush_wait_ < 10s);
+      durable_.has_waiters() || (waited_before_ && runtime_.clock.now() - last_flush_wait_ < 10s);
   if (rate > 0 && flushes_matter) {
     const u64 pages = static_cast<u64>(2 * rate) / kPageBytes;
     limit = std::min(limit, std::max<u64>(pages, 2 * batch_pages_max_));
@@ -45,10 +44,9 @@ u64 Db::Impl::dirty_pages_max() const {
 
 bool Db::Impl::has_room(u32 pages) {
   const u64 wanted = dirty_pages() + pages;
-  const bool may_be_much = wanted > dirty_share_pages_ / 2 ||
-                           tables_->level0_size() > lsm::kLevel0Slowdown;
-  if (may_be_much && wanted > dirty_pages_max() &&
-      !MUTANT(dirty_limit_ignored)) {
+  const bool may_be_much =
+      wanted > dirty_share_pages_ / 2 || tables_->level0_size() > lsm::kLevel0Slowdown;
+  if (may_be_much && wanted > dirty_pages_max() && !MUTANT(dirty_limit_ignored)) {
     return false;
   }
   if (sealed_chunks_ >= slab_->page_count() + kSealedChunksExtra) return false;
@@ -470,6 +468,10 @@ void Db::Impl::batch_durable(log::SealedBatch& batch) {
   room_.wake_all();
   seal_wake_.wake_all();
   if (memtable_due()) memtable_wake_.wake_all();
+}
+
+bool Db::Impl::is_pressed() {
+  return writers_waiting_ != 0 || dirty_pages() > dirty_share_pages_ / 2;
 }
 
 format::Compression Db::Impl::compression_now() {

@@ -50,7 +50,9 @@ void LogWriter::abandon() {
   window_.wake_all();
 }
 
-Task<> LogWriter::close() { return gate_.close(); }
+Task<> LogWriter::close() {
+  return gate_.close();
+}
 
 Task<> LogWriter::process(SealedBatch& batch) {
   co_await seal(batch);
@@ -61,8 +63,8 @@ Task<> LogWriter::process(SealedBatch& batch) {
 
 // One step of a seal per job, so that urgent work gets in between.
 struct LogWriter::SealJob final : Job {
-  SealJob(Executor& executor, SealInput input, SealedBatch& batch)
-      : executor(executor), batch(batch), sealer(input, batch) {}
+  SealJob(LogWriter& writer, SealInput input, SealedBatch& batch)
+      : writer(writer), batch(batch), sealer(input, batch) {}
   bool await_ready() {
     if (batch.pages.size() > kInlinePagesMax || !batch.urgent) return false;
     while (!sealer.step()) {
@@ -75,7 +77,11 @@ struct LogWriter::SealJob final : Job {
   }
   void await_resume() {}
 
-  void submit() { executor.submit(*this, batch.urgent ? Priority::urgent : Priority::bulk); }
+  // Bulk work yields to everybody, but not when writers wait for room and the store for bytes.
+  void submit() {
+    const bool first = batch.urgent || (writer.listener_.is_pressed() && writer.uploading_ < 2);
+    writer.runtime_.executor.submit(*this, first ? Priority::urgent : Priority::bulk);
+  }
   void run() override { done = sealer.step(); }
   void finish() override {
     if (done) {
@@ -85,7 +91,7 @@ struct LogWriter::SealJob final : Job {
     }
   }
 
-  Executor& executor;
+  LogWriter& writer;
   SealedBatch& batch;
   Sealer sealer;
   std::coroutine_handle<> handle;
@@ -120,7 +126,7 @@ Task<> LogWriter::seal(SealedBatch& batch) {
                   .durable_end = durable_end_,
                   .compression = listener_.compression_now()};
   runtime_.random.fill(input.random);
-  SealJob job(runtime_.executor, input, batch);
+  SealJob job(*this, input, batch);
   co_await job;
   co_return {};
 }
@@ -134,7 +140,12 @@ Task<> LogWriter::upload(SealedBatch& batch) {
 
   const std::string name = format::log_name(term_, Seq{batch.seq});
   store::Backoff backoff(options_.retry_min, options_.retry_max, runtime_.random);
-  if (uploading_++ == 0) measured_from_ = runtime_.clock.now();
+  if (uploading_++ == 0) {
+    measured_from_ = runtime_.clock.now();
+    measured_bytes_ = 0;
+  }
+  const u64 object_bytes = batch.object.size();
+  uploading_bytes_ += object_bytes;
   for (u32 tries = 1; !stopping(); ++tries) {
     Result<> created = co_await as_result(store_.create(name, batch.object, store::Class::log));
     if (created) {
@@ -174,6 +185,7 @@ Task<> LogWriter::upload(SealedBatch& batch) {
     co_await sleep_for(runtime_, backoff.next());
   }
   --uploading_;
+  uploading_bytes_ -= object_bytes;
   if (batch.uploaded) {
     if (failing_since_) {
       spdlog::info("log: the store takes writes again");
@@ -190,7 +202,8 @@ Task<> LogWriter::upload(SealedBatch& batch) {
 
 // What occupies a slot of ours is our own object, or a fence, or the object of another process that
 // has our term (a virtual machine that was resumed beside itself). The latter two prove themselves.
-// Anything else is bytes that were damaged on their way: it says nothing, and the caller looks again.
+// Anything else is bytes that were damaged on their way: it says nothing, and the caller looks
+// again.
 Task<LogWriter::Look> LogWriter::look(u64 seq, Bytes own) {
   const std::string name = format::log_name(term_, Seq{seq});
   const u64 bytes_max = std::max<u64>(own.size() + 1, format::kFenceBytesMax);
@@ -206,8 +219,8 @@ Task<LogWriter::Look> LogWriter::look(u64 seq, Bytes own) {
   const Result<format::Fence> fence = format::decode_fence(keys_, tail->bytes, term_, Seq{seq});
   if (fence) co_return Look::foreign;
   format::ObjectCipher cipher(keys_, salt_, name);
-  const Result<format::LogFooter> footer = format::decode_log_footer(
-      cipher, tail->object_bytes, tail->bytes, term_, Seq{seq});
+  const Result<format::LogFooter> footer =
+      format::decode_log_footer(cipher, tail->object_bytes, tail->bytes, term_, Seq{seq});
   if (footer) {
     const Bytes seen_end = tail->bytes.bytes().last(format::kLogTailBytes);
     const bool own_footer = std::ranges::equal(seen_end, own.last(format::kLogTailBytes));
@@ -233,8 +246,9 @@ void LogWriter::note_uploaded(u64 bytes) {
   measured_bytes_ += bytes;
   const Instant now = runtime_.clock.now();
   const double seconds = std::chrono::duration<double>(now - measured_from_).count();
-  // Small objects measure latency, not bandwidth; short stretches measure noise.
-  if (seconds < 0.25 || measured_bytes_ < 8 * kMiB) return;
+  // Small objects measure latency, not bandwidth; short stretches measure noise; and when the first
+  // of several ends, most of what the others have sent is not counted yet.
+  if (seconds < 0.25 || measured_bytes_ < std::max(8 * kMiB, 2 * uploading_bytes_)) return;
   const double rate = static_cast<double>(measured_bytes_) / seconds;
   upload_rate_ = upload_rate_ == 0 ? rate : 0.75 * upload_rate_ + 0.25 * rate;
   measured_bytes_ = 0;

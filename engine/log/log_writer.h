@@ -28,6 +28,8 @@ class LogWriter {
     virtual void batch_durable(SealedBatch& batch) = 0;
     virtual void log_fenced() = 0;
     virtual format::Compression compression_now() = 0;
+    // Whether writers wait, or soon will, for what is sealed to leave.
+    virtual bool is_pressed() = 0;
   };
   struct Options {
     u32 uploads_max = 8;
@@ -109,6 +111,7 @@ class LogWriter {
   u64 measured_bytes_ = 0;
   Instant measured_from_{};
   u32 uploading_ = 0;
+  u64 uploading_bytes_ = 0;
   std::optional<Instant> failing_since_;
   Error last_error_{Code::retry, ""};
   std::vector<Buffer> spare_;  // buffers of large objects, to be used again
