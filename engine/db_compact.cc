@@ -59,6 +59,17 @@ Result<> Db::Impl::adopt_tables() {
   return {};
 }
 
+Task<> Db::Impl::commit_tables(lsm::Edit edit) {
+  const Result<> committed = co_await as_result(versions_.commit(std::move(edit)));
+  if (!committed) {
+    if (committed.error().code() == Code::fenced) log_fenced();
+    co_return committed;
+  }
+  const Result<> adopted = adopt_tables();
+  INVARIANT(adopted);  // every term of its own tables is known
+  co_return {};
+}
+
 Task<> Db::Impl::compact_tables() {
   store::Backoff backoff(1s, 5s, runtime_.random);
   lsm::CompactionCursors cursors;
@@ -92,7 +103,7 @@ Task<> Db::Impl::compact(lsm::Compaction job) {
   std::vector<lsm::TableRef> inputs;
   for (const lsm::ReplaceTables::Place& place : job.inputs) {
     inputs.push_back(tables_->find(place.id));
-    INVARIANT(inputs.back() != nullptr);
+    if (inputs.back() == nullptr) co_return fail(Code::retry, "the manifest changed meanwhile");
   }
   if (job.is_move) {
     edit.outputs = {inputs.front()->record()};
@@ -105,14 +116,8 @@ Task<> Db::Impl::compact(lsm::Compaction job) {
       static_cast<void>(co_await as_result(store_.remove(input->name())));
     }
   }
-  const lsm::Edit edits = {std::move(edit)};
-  const Result<> committed = co_await as_result(versions_.commit(edits));
-  if (!committed) {
-    if (committed.error().code() == Code::fenced) log_fenced();
-    co_return committed;
-  }
-  const Result<> adopted = adopt_tables();
-  INVARIANT(adopted);  // every term of its own tables is known
+  lsm::Edit edits = {std::move(edit)};
+  co_await commit_tables(std::move(edits));
   ++compactions_;
   memtable_wake_.wake_all();
   room_.wake_all();

@@ -129,14 +129,8 @@ Task<> Db::Impl::flush_memtable() {
     table.object = Buffer();
   }
   if (MUTANT(drop_frozen_before_commit)) memtable_.drop_frozen();
-  const lsm::Edit edits = {std::move(edit)};
-  const Result<> committed = co_await as_result(versions_.commit(edits));
-  if (!committed) {
-    if (committed.error().code() == Code::fenced) log_fenced();
-    co_return committed;
-  }
-  const Result<> adopted = adopt_tables();
-  INVARIANT(adopted);  // every term of its own tables is known
+  lsm::Edit edits = {std::move(edit)};
+  co_await commit_tables(std::move(edits));
   compaction_wake_.wake_all();
   memtable_.drop_frozen();
   replayed_.clear();

@@ -144,6 +144,7 @@ class Db::Impl final : public cache::StaleJudge, public log::LogWriter::Listener
   static constexpr u64 kTablesPerJobMax = 1 << 16;
   u64 take_table_numbers();
   Result<> adopt_tables();
+  Task<> commit_tables(lsm::Edit edit);
   Task<> compact_tables();
   Task<> compact(lsm::Compaction job);
   Task<> merge_tables(const lsm::Compaction& job, std::vector<lsm::TableRef> inputs,
