@@ -230,7 +230,9 @@ void print_status(const Json& status) {
   fmt::print("not durable {} of at most {}; log objects sealed {}, durable {}\n",
              size("dirty_bytes"), size("dirty_bytes_max"), number("log_sealed"),
              number("log_durable"));
-  fmt::print("tables      {}; written by clients {}, to the store {}\n", number("tables"),
+  fmt::print("tables      {}, {} of them at level 0; compactions {}\n", number("tables"),
+             number("tables_level0"), number("compactions"));
+  fmt::print("written     by clients {}, to the store {}\n",
              size("user_bytes_written"), size("store_bytes_written"));
   fmt::print("flush budget {:.0f} puts; nbd connections {}, requests {}\n",
              status.value("flush_tokens", 0.0), number("nbd_connections"), number("nbd_requests"));

@@ -140,6 +140,7 @@ Families families_of(const Metrics::Numbers& numbers) {
   gauge_of("zerofs_layer_bytes", db.layer_bytes, "memtable layers");
   gauge_of("zerofs_layers", db.layers, "their number");
   gauge_of("zerofs_tables", db.tables, "tables");
+  gauge_of("zerofs_tables_level0", db.tables_level0, "tables that a lookup may have to ask one by one");
   gauge(out, "zerofs_flush_tokens", db.flush_tokens, "PUTs that flushes may still cost");
   counter_of("zerofs_user_written_bytes_total", db.user_bytes_written, "written by clients");
   counter_of("zerofs_store_written_bytes_total", db.store_bytes_written,

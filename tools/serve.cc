@@ -197,6 +197,8 @@ Json Service::status() const {
   out["layer_bytes"] = db.layer_bytes;
   out["layers"] = db.layers;
   out["tables"] = db.tables;
+  out["tables_level0"] = db.tables_level0;
+  out["compactions"] = db.compactions;
   out["index_bytes"] = db.index_bytes;
   out["flush_tokens"] = db.flush_tokens;
   out["user_bytes_written"] = db.user_bytes_written;
