@@ -90,7 +90,9 @@ Task<> Db::Impl::compact_tables() {
     }
     if (!swept) swept = (co_await as_result(remove_orphans())).has_value();
     const Result<> done = co_await as_result(compact(*job));
+    compaction_fails_ = !done;
     if (done || stop_background_ || fenced_) continue;
+    memtable_wake_.wake_all();
     spdlog::error("compaction failed: {} ({})", done.error().text(),
                   code_name(done.error().code()));
     co_await sleep_for(runtime_, backoff.next());

@@ -68,8 +68,10 @@ bool Db::Impl::memtable_due() const {
 Task<> Db::Impl::flush_memtables() {
   store::Backoff backoff(1s, 30s, runtime_.random);
   while (!stop_background_) {
-    // Level 0 is full: writers come to a stop at the limit of the layers until compaction is ahead.
-    if (!memtable_due() || tables_->level0_size() >= lsm::kLevel0Stop) {
+    // Level 0 is full: writers come to a stop at the limit of the layers until compaction is ahead. One
+    // that cannot go on, because a table is damaged, must not stop them for ever.
+    const bool is_full = tables_->level0_size() >= lsm::kLevel0Stop && !compaction_fails_;
+    if (!memtable_due() || is_full) {
       co_await memtable_wake_.wait();
       continue;
     }

@@ -230,6 +230,7 @@ class Db::Impl final : public cache::StaleJudge, public log::LogWriter::Listener
   u64 user_bytes_written_ = 0;
   u64 table_bytes_written_ = 0;
   u64 compactions_ = 0;
+  bool compaction_fails_ = false;  // the last one did
   u64 reads_from_store_ = 0;
 
   bool fenced_ = false;

@@ -33,7 +33,7 @@ u64 Db::Impl::dirty_pages_max() const {
     limit = std::min(limit, std::max<u64>(pages, 2 * batch_pages_max_));
   }
   // Where compaction falls behind writers slow down, the more the fuller level 0 is.
-  const u64 level0 = tables_->level0_size();
+  const u64 level0 = compaction_fails_ ? 0 : tables_->level0_size();
   if (level0 > lsm::kLevel0Slowdown) {
     const u64 left = lsm::kLevel0Stop - std::min<u64>(level0, lsm::kLevel0Stop) + 1;
     const u64 part = limit * left / (lsm::kLevel0Stop - lsm::kLevel0Slowdown + 1);

@@ -46,6 +46,24 @@ void add(Compaction& out, u32 level, const std::vector<TableRecord>& tables) {
   for (const TableRecord& table : tables) out.inputs.push_back({level, table.id});
 }
 
+// Neighbours of the range in a level that are no larger than what comes: without them a load that
+// is written in key order would leave one small table behind each time.
+std::vector<TableRecord> small_neighbours(const Levels& levels, u32 level, const KeyRange& range,
+                                          u64 bytes_max) {
+  std::vector<TableRecord> out;
+  if (level >= levels.size()) return out;
+  const TableRecord* before = nullptr;
+  const TableRecord* after = nullptr;
+  for (const TableRecord& table : levels[level]) {
+    if (table.last_key < range.first) before = &table;
+    if (table.first_key > range.last && after == nullptr) after = &table;
+  }
+  for (const TableRecord* const table : {before, after}) {
+    if (table != nullptr && table->object_bytes <= bytes_max) out.push_back(*table);
+  }
+  return out;
+}
+
 std::optional<Compaction> pick_level0(const Levels& levels) {
   if (levels.empty() || levels[0].size() < kLevel0Trigger) return {};
   Compaction out;
@@ -54,7 +72,14 @@ std::optional<Compaction> pick_level0(const Levels& levels) {
   add(out, 0, levels[0]);
   const std::vector<TableRecord> below = overlapping(levels, 1, range);
   out.into = bytes_of(levels[0]) * 4 >= bytes_of(below) ? 1 : 0;
-  if (out.into == 1) add(out, 1, below);
+  if (out.into == 1) {
+    add(out, 1, below);
+    for (const TableRecord& table : below) range.cover(table);
+    const u64 bytes = bytes_of(levels[0]);
+    const std::vector<TableRecord> neighbours = small_neighbours(levels, 1, range, bytes);
+    add(out, 1, neighbours);
+    for (const TableRecord& table : neighbours) range.cover(table);
+  }
   out.is_bottom = !anything_below(levels, out.into, range);
   return out;
 }

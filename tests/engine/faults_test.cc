@@ -101,7 +101,9 @@ TEST_CASE("an outage holds flushes up and ends without a restart") {
 
 // ---- the version set
 
-format::TermRecord term_record(u64 term) { return {.term = {term}, .end = {}, .owner = {}}; }
+format::TermRecord term_record(u64 term) {
+  return {.term = {term}, .end = {}, .owner = {}};
+}
 
 TEST_CASE("two committers: the one with the older term is fenced, edits are validated anew") {
   World world;
@@ -144,11 +146,12 @@ TEST_CASE("a version in a block that was deleted does not count") {
   newest.version = 5000;
   const std::byte nonce[24] = {};
   const Buffer body = format::encode_manifest(world.keys(), newest, nonce);
-  REQUIRE(world.run(world.store().create(format::manifest_name(5000), body,
-                                         store::Class::foreground)).has_value());
+  REQUIRE(
+      world.run(world.store().create(format::manifest_name(5000), body, store::Class::foreground))
+          .has_value());
   const std::byte marker[1] = {};
-  REQUIRE(world.run(world.store().create(format::gone_name(0), marker,
-                                         store::Class::foreground)).has_value());
+  REQUIRE(world.run(world.store().create(format::gone_name(0), marker, store::Class::foreground))
+              .has_value());
   REQUIRE(world.run(ancient.commit({lsm::TakeTerm{term_record(2)}})).has_value());
   CHECK(ancient.current().version == 5001);
 }
@@ -169,8 +172,8 @@ TEST_CASE("a commit whose reply is lost is recognised as our own") {
   CHECK(shaky.current().version == 13);
 }
 
-// The next create of a name that starts with `target` is applied and answered "exists"; the next look
-// at it gets an answer that was damaged on its way.
+// The next create of a name that starts with `target` is applied and answered "exists"; the next
+// look at it gets an answer that was damaged on its way.
 class DamagedLook final : public store::ObjectStore {
  public:
   explicit DamagedLook(store::ObjectStore& inner) : inner_(inner) {}
@@ -225,6 +228,65 @@ TEST_CASE("a damaged answer is taken neither for a fence nor for another's manif
     CHECK(store.damaged == 1);
     CHECK_FALSE(db->fenced());
   }
+}
+
+// ---- compaction
+
+Task<> pause(World& world, Duration duration) {
+  co_await sleep_for(world.runtime(), duration);
+  co_return {};
+}
+
+TEST_CASE("tables are merged in the background, and their objects go") {
+  World world;
+  world.create();
+  DbOptions options = world.options();
+  options.memtable_objects_max = 1;
+  std::unique_ptr<Db> db = std::move(
+      *world.run(Db::open(world.runtime(), world.store(), world.keys(), std::move(options))));
+  Object* object = db->open_object(db->new_object_id());
+  for (u64 i = 0; i < 5000 && db->status().compactions < 12; ++i) {
+    REQUIRE(world.run(db->write(*object, i * kChunkBytes, page_of(i))).has_value());
+    REQUIRE(world.run(db->wait_durable(db->position())).has_value());
+    REQUIRE(world.run(pause(world, 2ms)).has_value());
+  }
+  for (int i = 0; i < 500 && db->status().tables_level0 >= lsm::kLevel0Trigger; ++i) {
+    REQUIRE(world.run(pause(world, 10ms)).has_value());
+  }
+  CHECK(db->status().compactions >= 12);
+  CHECK(db->status().tables_level0 < lsm::kLevel0Trigger);
+  db->close_object(object);
+  REQUIRE(world.run(db->close()).has_value());
+  u64 tables = 0;
+  for (const auto& [name, bytes] : world.store().objects()) tables += name.starts_with("sst/");
+  // Written in key order, but not one table for each time that level 0 went down.
+  CHECK(tables <= lsm::kLevel0Trigger + 6);
+}
+
+TEST_CASE("a damaged table stops compaction, and nobody else") {
+  World world;
+  world.create();
+  DbOptions options = world.options();
+  options.memtable_objects_max = 1;
+  std::unique_ptr<Db> db = std::move(
+      *world.run(Db::open(world.runtime(), world.store(), world.keys(), std::move(options))));
+  Object* object = db->open_object(db->new_object_id());
+  bool damaged = false;
+  for (int i = 0; i < 2000 && db->status().tables_level0 <= lsm::kLevel0Stop + 2; ++i) {
+    const u64 chunk = static_cast<u64>(i) % 200;
+    REQUIRE(world.run(db->write(*object, chunk * kChunkBytes, page_of(3))).has_value());
+    REQUIRE(world.run(db->wait_durable(db->position())).has_value());
+    REQUIRE(world.run(pause(world, 2ms)).has_value());
+    for (auto& [name, bytes] : world.store().objects()) {
+      if (damaged || !name.starts_with("sst/")) continue;
+      bytes.data()[bytes.size() - 60] ^= std::byte{4};
+      damaged = true;
+    }
+  }
+  CHECK(db->status().tables_level0 > lsm::kLevel0Stop);
+  CHECK(db->status().compactions == 0);
+  db->close_object(object);
+  REQUIRE(world.run(db->close()).has_value());
 }
 
 }  // namespace
