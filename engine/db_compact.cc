@@ -197,7 +197,6 @@ Task<Error> Db::Impl::judge_lookup(Error error) {
     log_fenced();
     co_return Error(Code::fenced, "a newer writer owns the database");
   }
-  spdlog::error("a table that the manifest names is missing from the store");
   co_return Error(Code::corrupt, "a table is missing from the store");
 }
 

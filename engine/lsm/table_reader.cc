@@ -55,11 +55,15 @@ std::unexpected<Error> TableReader::damaged(Error error) {
 }
 
 // The caller's operation waits as it does for data.
-Task<> TableReader::read_retrying(u64 offset, MutableBytes out) {
-  const Result<> got = co_await as_result(store::read_patiently(
-      runtime_, store_, name_, offset, out, store::Class::foreground));
+Task<> TableReader::read_retrying(u64 offset, MutableBytes out, store::Class klass) {
+  const Result<> got =
+      co_await as_result(store::read_patiently(runtime_, store_, name_, offset, out, klass));
   if (got) co_return {};
   const Code code = got.error().code();
+  if (code == Code::not_found) {
+    if (!damage_logged_) spdlog::error("table {} is missing from the store", name_);
+    damage_logged_ = true;
+  }
   if (code == Code::corrupt) co_return damaged(got.error());
   co_return got;
 }
@@ -160,8 +164,7 @@ Task<Buffer> TableReader::read_blocks(std::size_t first, std::size_t count) {
   const format::BlobPointer begin = index_->blocks[first].blob();
   const format::BlobPointer last = index_->blocks[first + count - 1].blob();
   Buffer stored(last.offset + last.stored_bytes - begin.offset);
-  co_await store::read_patiently(runtime_, store_, name_, begin.offset, stored,
-                                 store::Class::bulk);
+  co_await read_retrying(begin.offset, stored, store::Class::bulk);
   co_return std::move(stored);
 }
 

@@ -61,7 +61,8 @@ class TableReader {
   Task<TableIndex> read_index();
   Task<Block> block(std::size_t index);
   Task<Block> read_block(format::BlobPointer blob);
-  Task<> read_retrying(u64 offset, MutableBytes out);
+  Task<> read_retrying(u64 offset, MutableBytes out,
+                       store::Class klass = store::Class::foreground);
   Result<u32> find_in_block(const TableBlock& block, std::string_view key, ObjectId object,
                             u64 chunk, u32 need, std::vector<Found>& out);
   u32 find_in_erased(ObjectId object, u64 chunk, u32 need, std::vector<Found>& out) const;
