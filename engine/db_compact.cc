@@ -19,8 +19,8 @@ namespace zerofs {
 namespace {
 constexpr std::size_t kBlocksAtOnce = 64;  // about 1 MiB of one input
 constexpr u32 kNamesAtOnce = 1000;
-// A command that opens, does one thing and closes does not begin; a server does, with its first flush
-// of a memtable or after this.
+// A command that opens, does one thing and closes does not begin; a server does, with its first
+// flush of a memtable or after this.
 constexpr Duration kGrace = 10s;
 }  // namespace
 
@@ -82,8 +82,8 @@ Task<> Db::Impl::compact_tables() {
   for (;;) {
     co_await remove_retired();
     if (stop_background_ || fenced_) break;
-    const std::optional<lsm::Compaction> job =
-        lsm::pick_compaction(versions_.current().levels, options_.level_bytes_base, cursors);
+    const std::optional<lsm::Compaction> job = lsm::pick_compaction(
+        versions_.current().levels, options_.level_bytes_base, merged_table_bytes_max(), cursors);
     if (!job) {
       co_await compaction_wake_.wait();
       continue;
@@ -137,13 +137,12 @@ Task<> Db::Impl::merge_tables(const lsm::Compaction& job, std::vector<lsm::Table
                        .hides = (job.inputs[i].level != job.into || job.into == 0) &&
                                 !MUTANT(merge_ignores_erases)});
   }
-  const lsm::TableOptions table_options{
-      .keys = keys_,
-      .salt = salts_.at(term_.value),
-      .term = term_,
-      .first_number = take_table_numbers(),
-      .random_seed = runtime_.random.next(),
-      .table_bytes_max = std::min(options_.table_bytes_max, options_.memory_bytes / 32)};
+  const lsm::TableOptions table_options{.keys = keys_,
+                                        .salt = salts_.at(term_.value),
+                                        .term = term_,
+                                        .first_number = take_table_numbers(),
+                                        .random_seed = runtime_.random.next(),
+                                        .table_bytes_max = merged_table_bytes_max()};
   lsm::TableMerge merge(std::move(sources), table_options,
                         job.is_bottom || MUTANT(merge_drops_erases_early));
   std::vector<std::size_t> next_block(inputs.size());
@@ -172,7 +171,9 @@ Task<> Db::Impl::merge_tables(const lsm::Compaction& job, std::vector<lsm::Table
       merge.feed(input, std::move(*blocks));
     }
     auto advance = [&merge] { return merge.advance(); };
-    co_await offload(runtime_.executor, Priority::bulk, std::move(advance));
+    const Result<> advanced =
+        co_await offload(runtime_.executor, Priority::bulk, std::move(advance));
+    co_await advanced;
     for (lsm::BuiltTable& table : merge.take_finished()) {
       co_await upload_table(format::table_name(table.record.id), table.object);
       table_bytes_written_ += table.object.size();

@@ -143,6 +143,10 @@ class Db::Impl final : public cache::StaleJudge, public log::LogWriter::Listener
   // ---- db_compact.cc
   static constexpr u64 kTablesPerJobMax = 1 << 16;
   u64 take_table_numbers();
+  // A table is built in memory.
+  u64 merged_table_bytes_max() const {
+    return std::min(options_.table_bytes_max, options_.memory_bytes / 32);
+  }
   Result<> adopt_tables();
   Task<> commit_tables(lsm::Edit edit);
   Task<> compact_tables();

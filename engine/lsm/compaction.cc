@@ -64,18 +64,18 @@ std::vector<TableRecord> small_neighbours(const Levels& levels, u32 level, const
   return out;
 }
 
-std::optional<Compaction> pick_level0(const Levels& levels) {
+std::optional<Compaction> pick_level0(const Levels& levels, u64 table_bytes_max) {
   if (levels.empty() || levels[0].size() < kLevel0Trigger) return {};
   Compaction out;
   KeyRange range;
   for (const TableRecord& table : levels[0]) range.cover(table);
   add(out, 0, levels[0]);
   const std::vector<TableRecord> below = overlapping(levels, 1, range);
-  out.into = bytes_of(levels[0]) * 4 >= bytes_of(below) ? 1 : 0;
+  const u64 bytes = bytes_of(levels[0]);
+  out.into = bytes * 4 >= bytes_of(below) || bytes > table_bytes_max ? 1 : 0;
   if (out.into == 1) {
     add(out, 1, below);
     for (const TableRecord& table : below) range.cover(table);
-    const u64 bytes = bytes_of(levels[0]);
     const std::vector<TableRecord> neighbours = small_neighbours(levels, 1, range, bytes);
     add(out, 1, neighbours);
     for (const TableRecord& table : neighbours) range.cover(table);
@@ -110,8 +110,8 @@ double excess(const Levels& levels, u32 level, u32 bottom, u64 base) {
 }  // namespace
 
 std::optional<Compaction> pick_compaction(const Levels& levels, u64 level_bytes_base,
-                                          CompactionCursors& cursors) {
-  if (std::optional<Compaction> first = pick_level0(levels)) return first;
+                                          u64 table_bytes_max, CompactionCursors& cursors) {
+  if (std::optional<Compaction> first = pick_level0(levels, table_bytes_max)) return first;
   const u32 bottom = bottom_of(levels);
   u32 fullest = 0;
   double most = 1;

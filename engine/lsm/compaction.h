@@ -30,7 +30,9 @@ struct Compaction {
 using CompactionCursors = std::vector<std::string>;
 
 // None when every level is within its size. Moves the cursor of the level that it picks from.
+// `table_bytes_max` is that of the outputs: level 0 is merged within itself only if one table comes
+// of it, or the same would be due again at once.
 std::optional<Compaction> pick_compaction(const Levels& levels, u64 level_bytes_base,
-                                          CompactionCursors& cursors);
+                                          u64 table_bytes_max, CompactionCursors& cursors);
 
 }  // namespace zerofs::lsm

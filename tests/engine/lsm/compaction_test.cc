@@ -170,7 +170,7 @@ TEST_CASE("levels stay disjoint, within their sizes, and age is position, over a
     manifest = std::move(*flushed);
 
     for (int jobs = 0;; ++jobs) {
-      const std::optional<Compaction> job = pick_compaction(manifest.levels, kBase, cursors);
+      const std::optional<Compaction> job = pick_compaction(manifest.levels, kBase, kMiB, cursors);
       if (!job) break;
       REQUIRE(jobs < 1000);  // it comes to rest
       ReplaceTables edit{.inputs = job->inputs, .level = job->into, .outputs = {}};
@@ -221,6 +221,15 @@ TEST_CASE("levels stay disjoint, within their sizes, and age is position, over a
   CHECK(moves > 0);
   CHECK(among_themselves > 0);
   CHECK(deepest >= 2);
+}
+
+TEST_CASE("level 0 is merged within itself only if one table comes of it") {
+  Levels levels(2);
+  for (u64 i = 1; i <= kLevel0Trigger; ++i) levels[0].push_back(record(i, 0, 100, 100));
+  levels[1].push_back(record(9, 0, 100, 100'000));
+  CompactionCursors cursors;
+  CHECK(pick_compaction(levels, kGiB, kMiB, cursors)->into == 0);
+  CHECK(pick_compaction(levels, kGiB, 399, cursors)->into == 1);
 }
 
 TEST_CASE("a compaction of level 0 that leaves an older table behind is refused") {
